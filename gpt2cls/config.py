@@ -1,0 +1,118 @@
+"""What can be set about the data, the model and the training of one classifier.
+
+The job file embeds these models, so there is one definition of a learning rate. Light on
+purpose: importing this file imports pydantic and nothing heavier.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+BUILTIN_SHAPES = ("gpt2-tiny", "gpt2-mini", "gpt2-small")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def _number_from_text(value: Any) -> Any:
+    """YAML 1.1 reads `1e-4` as text; give the number it stands for."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number_from_text), Field(allow_inf_nan=False)]
+Rhythm = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8} (epoch|epochs|step|steps)$")]
+Share = Annotated[Number, Field(gt=0, lt=1)]
+Pair = Annotated[tuple[str, str], Strict(False)]
+
+
+class Block(BaseModel):
+    """A part of a job file: an unknown key is an error, a value never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataConfig(Block):
+    """Where texts and labels come from."""
+
+    train: str = Field(min_length=1)
+    """A built-in name, a file, a glob, a directory, or hf:<dataset>[/<config>]."""
+    validation: Share | str = 0.1
+    """A share of train (stratified, seeded), or a source of its own."""
+    test: Share | str | None = None
+    """Likewise; None: the test split that comes with the source, if it has one."""
+    text: str | Pair = "text"
+    """The column of the text, or the two columns of a pair."""
+    label: str = "label"
+    separator: str | None = Field(None, min_length=1)
+    """Splits the label column into several labels; a list column needs none."""
+    max_length: int = Field(512, ge=1, le=131_072)
+    """Tokens; the rest of a text is cut off."""
+
+
+class TrainedTokenizer(Block):
+    """A byte-level BPE trained on the training texts."""
+
+    train: int = Field(8000, ge=260, le=500_000)
+    """Size of the vocabulary."""
+
+
+class ModelConfig(Block):
+    """The network."""
+
+    backbone: str = Field(min_length=1)
+    """A Hugging Face name or folder, a registered model, or one of BUILTIN_SHAPES."""
+    tokenizer: str | TrainedTokenizer | None = None
+    """None: the backbone's own; for a built-in shape one of 8,000 entries is trained."""
+    pooling: Literal["last", "mean", "max", "concat", "attention"] = "last"
+    head: Literal["linear", "adaptive", "encdec"] = "linear"
+    heads: int = Field(4, ge=1, le=256)
+    """Heads of the attention pooling."""
+    dropout: Number = Field(0.2, ge=0, lt=1)
+    """In the blocks, on the embeddings and before the head; only while training."""
+    temperature: Number = Field(0.5, gt=0, le=1000)
+    """Divides the logits."""
+    truncation_smoothing: Annotated[Number, Field(ge=0, le=1000)] | Literal["learned"] = 0.0
+    """Temperature of a text of which the share s was cut off: temperature * (1 + this * s)."""
+    prob_floor: Number = Field(0.0, ge=0, lt=1)
+    """No class gets a probability below this."""
+
+
+class EarlyStopping(Block):
+    """Stop when validation has not improved for a while."""
+
+    metric: str = "macro_f1"
+    patience: int = Field(2, ge=1, le=1_000_000)
+    """Evaluations without improvement."""
+
+
+class TrainConfig(Block):
+    """The optimisation."""
+
+    epochs: int = Field(3, ge=1, le=100_000)
+    max_steps: int | None = Field(None, ge=1, le=1_000_000_000)
+    """Optimizer steps after which to stop, whatever `epochs` says."""
+    batch_size: int = Field(16, ge=1, le=1_000_000)
+    """Rows the model sees per optimizer step, over all workers."""
+    lr: Number = Field(1.0e-4, gt=0, le=100)
+    layer_decay: Number = Field(1.0, ge=1, le=100)
+    """Each group of layers learns this many times slower than the group above it."""
+    warmup: Annotated[Number, Field(ge=0, lt=1)] | Annotated[int, Field(ge=0)] = 0.1
+    """Below 1: a share of the steps; an integer: that many steps."""
+    schedule: Literal["linear", "cosine", "slanted_triangular", "noam", "constant"] = "linear"
+    weight_decay: Number = Field(0.1, ge=0, le=10)
+    """Decoupled (AdamW); not on norms and biases."""
+    clip: Number | None = Field(1.0, gt=0)
+    """Largest norm of the gradient; None: no clipping."""
+    freeze: str = Field("none", pattern=r"^(none|head_only|last_layer|gradual|top:[1-9][0-9]{0,3})$")
+    class_weights: (
+        Literal["none", "balanced"] | dict[str, Annotated[Number, Field(ge=0, le=1e6)]]
+    ) = "none"
+    label_smoothing: Number = Field(0.0, ge=0, lt=1)
+    lm_epochs: int = Field(0, ge=0, le=100_000)
+    """Epochs of language-model fine-tuning before the classifier."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    seed: int = Field(0, ge=0, lt=2**32)
+    eval_every: Rhythm = "1 epoch"
+    checkpoint_every: Rhythm = "1 epoch"
+    early_stopping: EarlyStopping | None = None
