@@ -1,0 +1,123 @@
+"""Training progress as a person sees it: a live line on a terminal, plain lines elsewhere."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+_POLL_S = 0.25
+_PLAIN_EVERY_S = 2.0
+
+
+class EventTail:
+    """The whole lines that were added to a file of JSON lines since the last look."""
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        self.path = path
+        self.offset = path.stat().st_size if from_end and path.exists() else 0
+
+    def read_new(self) -> list[dict[str, Any]]:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines() if line.strip()]
+
+
+class Progress:
+    """Words for the events of training; remembers what the current line needs."""
+
+    def __init__(self) -> None:
+        self.num_steps = 0
+        self.steps_per_epoch = 1
+        self.started_s = time.monotonic()
+        self.first_step = 0
+        self.validation = ""
+
+    def line(self, event: dict[str, Any]) -> str:
+        """The state after a step: step, epoch, loss, learning rate, tokens/s, time left."""
+        step, metrics = event["step"], event["metrics"]
+        done = max(step - self.first_step, 1)
+        left_s = (time.monotonic() - self.started_s) / done * (self.num_steps - step)
+        return (
+            f"step {step}/{self.num_steps}  epoch {step / self.steps_per_epoch:.2f}  "
+            f"loss {metrics.get('train/loss', float('nan')):.4f}  "
+            f"lr {metrics.get('train/lr', 0):.2e}  "
+            f"{metrics.get('train/tokens_per_second', 0):,.0f} tok/s  "
+            f"left {int(left_s) // 60}:{int(left_s) % 60:02d}{self.validation}"
+        )
+
+    def message(self, event: dict[str, Any]) -> str | None:
+        """A line of its own for an event that deserves one."""
+        kind, metrics = event["kind"], event.get("metrics", {})
+        if kind == "start":
+            self.num_steps = event["num_steps"]
+            self.steps_per_epoch = event["steps_per_epoch"]
+            self.started_s, self.first_step = time.monotonic(), event["step"]
+            begin = (
+                f"from the checkpoint of step {event['step']}" if event["step"] else "from step 0"
+            )
+            return (
+                f"training {begin}: {self.num_steps} steps, {event['precision']} ({event['why']})"
+            )
+        if kind == "eval":
+            shown = ("eval/loss", "eval/accuracy", "eval/macro_f1", "eval/micro_f1")
+            words = "  ".join(f"{k[5:]} {metrics[k]:.4f}" for k in shown if k in metrics)
+            self.validation = f"  [validation {words}]"
+            return f"step {event['step']}/{self.num_steps}  validation  {words}"
+        if kind == "skipped":
+            return f"step {event['step']}: gradients overflowed in fp16; step skipped, scale halved"
+        if kind == "lost":
+            words = "; ".join(f"rank {rank}: {why}" for rank, why in event["lost"].items())
+            return f"workers lost ({words}); restarting from the last checkpoint"
+        if kind in ("note", "stop", "failed"):
+            return str(event.get("text") or event.get("reason"))
+        return None
+
+
+@contextmanager
+def shown(events: Path, attempts: Path, console: Console) -> Iterator[None]:
+    """Show what is appended to the two files while the body runs."""
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=_show, args=(EventTail(events, from_end=True), EventTail(attempts), console, stop)
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _show(events: EventTail, attempts: EventTail, console: Console, stop: threading.Event) -> None:
+    progress = Progress()
+    live = Live(Text(""), console=console, auto_refresh=False, transient=True)
+    last_plain_s = 0.0
+    with live:
+        finished = False
+        while not finished:
+            finished = stop.wait(_POLL_S)  # after the stop, one more look
+            new = events.read_new()
+            new += [{"kind": "lost", **line} for line in attempts.read_new()]
+            for event in new:
+                if (message := progress.message(event)) is not None:
+                    console.print(message, markup=False, highlight=False, soft_wrap=True)
+            if steps := [event for event in new if event["kind"] == "step"]:
+                line = progress.line(steps[-1])
+                if console.is_terminal:
+                    live.update(Text(line), refresh=True)
+                elif finished or time.monotonic() - last_plain_s >= _PLAIN_EVERY_S:
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
+                    last_plain_s = time.monotonic()
