@@ -1,0 +1,110 @@
+"""Where everything of one user lies on disk, and what the environment says.
+
+The only file that reads environment variables. Nothing here creates a folder: whoever writes a
+file makes its folder, so that a refused request leaves no trace.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cluster.errors import ClusterError
+
+_JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Home:
+    """Every path under the state folder."""
+
+    root: Path
+
+    @property
+    def jobs_db(self) -> Path:
+        return self.root / "jobs.db"
+
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    def job_dir(self, job_id: str) -> Path:
+        if not _JOB_ID.fullmatch(job_id):
+            raise ValueError(f"job id {job_id!r}: ids hold lower-case letters, digits and dashes")
+        return self.jobs / job_id
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow"
+
+    @property
+    def server_record(self) -> Path:
+        return self.mlflow / "server.json"
+
+    @property
+    def server_log(self) -> Path:
+        return self.mlflow / "server.log"
+
+    @property
+    def registry_lock(self) -> Path:
+        return self.root / "registry.lock"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def models_cache(self) -> Path:
+        return self.cache / "models"
+
+    def child_environment(self) -> dict[str, str]:
+        """The environment for a process of ours: as this one's, and naming this state folder."""
+        return dict(os.environ) | {"GPT2CLS_HOME": str(self.root)}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the environment says, read once at the edge."""
+
+    home: Home
+    tracking_uri: str | None
+    """An MLflow server that somebody else runs; None: the embedded one serves."""
+    ray_address: str | None
+    data_dir: Path | None
+    """What `${GPT2CLS_DATA}` stands for in a job file."""
+
+
+def from_environment(environ: Mapping[str, str] | None = None) -> Surroundings:
+    """Read GPT2CLS_HOME, MLFLOW_TRACKING_URI, RAY_ADDRESS and GPT2CLS_DATA.
+
+    Raises:
+        ClusterError: MLFLOW_TRACKING_URI is not the address of a server.
+    """
+    values = os.environ if environ is None else environ
+    root = Path(values.get("GPT2CLS_HOME") or "~/.gpt2cls").expanduser()
+    data_dir = values.get("GPT2CLS_DATA")
+    return Surroundings(
+        # absolute(), not resolve(): processes of ours are found by the very text in their environment
+        home=Home(root.absolute()),
+        tracking_uri=_server_address(values.get("MLFLOW_TRACKING_URI")),
+        ray_address=values.get("RAY_ADDRESS") or None,
+        data_dir=Path(data_dir).expanduser().absolute() if data_dir else None,
+    )
+
+
+def _server_address(uri: str | None) -> str | None:
+    """Only a server can take several writers at once; files and databases are not opened directly."""
+    if not uri:
+        return None
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and parts.hostname:
+        return uri.rstrip("/")
+    shown = uri if "@" not in uri else f"{parts.scheme}://..."
+    raise ClusterError(
+        f"MLFLOW_TRACKING_URI = {shown}: only the address of an MLflow server is taken "
+        "(http://... or https://...), because a file or a database has one writer at a time. "
+        "Start one with `mlflow server` and name it, or unset the variable: "
+        "a local server is then started for you."
+    )
