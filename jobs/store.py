@@ -1,0 +1,294 @@
+"""Which jobs there are, in what state, and who owns them: one SQLite file.
+
+A change of state names the state it starts from, so of two that race exactly one is made.
+"""
+
+import getpass
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from cluster.home import Home
+from cluster.processes import host_name, is_alive, started_unix_s
+from gpt2cls.errors import RequestError
+from jobs.states import LIVE, State, may_change
+
+_META = sa.MetaData()
+_JOBS = sa.Table(
+    "jobs",
+    _META,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("created_unix_s", sa.Float, nullable=False, index=True),
+    sa.Column("started_unix_s", sa.Float),
+    sa.Column("ended_unix_s", sa.Float),
+    sa.Column("owner_pid", sa.Integer),
+    sa.Column("owner_started_unix_s", sa.Float),
+    sa.Column("owner_host", sa.Text),
+    sa.Column("run_id", sa.Text),
+    sa.Column("num_attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("spec", sa.Text, nullable=False),
+)
+_PROMOTIONS = sa.Table(
+    "promotions",
+    _META,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("registry", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False, index=True),
+    sa.Column("alias", sa.Text, nullable=False),
+    sa.Column("old_version", sa.Integer),
+    sa.Column("new_version", sa.Integer),
+    sa.Column("by_whom", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at_unix_s", sa.Float, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the store."""
+
+    id: str
+    name: str
+    kind: str
+    state: State
+    reason: str
+    created_unix_s: float
+    started_unix_s: float | None
+    ended_unix_s: float | None
+    owner_pid: int | None
+    owner_started_unix_s: float | None
+    owner_host: str | None
+    run_id: str | None
+    num_attempts: int
+    spec: dict[str, Any]
+    """The resolved job file."""
+
+    @property
+    def is_orphan(self) -> bool:
+        """Its process is gone, so nothing will ever end it."""
+        return (
+            self.state in LIVE
+            and self.owner_pid is not None
+            and self.owner_host == host_name()
+            and not is_alive(self.owner_pid, self.owner_started_unix_s or 0.0)
+        )
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """An alias was moved."""
+
+    registry: str
+    model: str
+    alias: str
+    old_version: int | None
+    new_version: int | None
+    by_whom: str
+    reason: str
+    at_unix_s: float
+
+
+class Store:
+    """The job store of one state folder. Reading never creates it."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._engine: sa.Engine | None = None
+
+    def create(self, *, name: str, kind: str, spec: dict[str, Any]) -> Job:
+        """Write a new job down, PENDING, owned by this process."""
+        row: dict[str, Any] = {"name": name, "kind": kind, "state": State.PENDING, "reason": ""}
+        row |= {"created_unix_s": time.time(), "num_attempts": 0, **_this_process()}
+        for job_id in _ids(name):
+            try:
+                with self._write() as db:
+                    db.execute(_JOBS.insert().values(id=job_id, spec=json.dumps(spec), **row))
+            except sa.exc.IntegrityError:
+                continue  # another command of this very second
+            return self.get(job_id)
+        raise AssertionError("ids never end")
+
+    def start(self, job_id: str, *, by_resume: bool = False) -> Job:
+        """Make this process the owner of one more attempt.
+
+        Raises:
+            RequestError: the job may not start now; the text says why and what to do.
+        """
+        job = self.get(job_id)
+        if not may_change(job.state, State.RUNNING, by_resume=by_resume):
+            raise RequestError(_why_not_started(job))
+        values = {"state": State.RUNNING, "reason": "", "ended_unix_s": None, **_this_process()}
+        values |= {"num_attempts": job.num_attempts + 1}
+        values |= {"started_unix_s": job.started_unix_s or time.time()}
+        if not self._change(job, values):
+            raise RequestError(_why_not_started(self.get(job_id)))
+        return self.get(job_id)
+
+    def finish(self, job_id: str, state: State, reason: str = "") -> bool:
+        """End a job; False if it has ended already, whose state then stays as it is."""
+        job = self.get(job_id)
+        values = {"state": state, "reason": reason, "ended_unix_s": time.time()}
+        return may_change(job.state, state) and self._change(job, values)
+
+    def set_run_id(self, job_id: str, run_id: str) -> None:
+        with self._write() as db:
+            db.execute(_JOBS.update().where(_JOBS.c.id == job_id).values(run_id=run_id))
+
+    def get(self, reference: str) -> Job:
+        """The job of this id, of this unique beginning of an id, or `last`.
+
+        Raises:
+            RequestError: there is none, or there are several.
+        """
+        newest = _JOBS.c.created_unix_s.desc()
+        if reference == "last":
+            found = self._select(sa.select(_JOBS).order_by(newest).limit(1))
+        else:
+            is_prefix = _JOBS.c.id.startswith(reference, autoescape=True)
+            found = self._select(sa.select(_JOBS).where(is_prefix).order_by(newest).limit(20))
+            found = [job for job in found if job.id == reference] or found
+        if len(found) == 1 and reference:
+            return found[0]
+        if found:
+            names = ", ".join(job.id for job in found[:5])
+            raise RequestError(f"job {reference!r} could be {names}; write more of the id")
+        raise RequestError(
+            f"job {reference!r}: no such job in {self._home.root}; `gpt2cls jobs` lists them"
+            if reference != "last"
+            else f"there is no job in {self._home.root} yet; `gpt2cls run JOB` makes one"
+        )
+
+    def jobs(self, *, limit: int | None = None) -> list[Job]:
+        """Newest first."""
+        return self._select(sa.select(_JOBS).order_by(_JOBS.c.created_unix_s.desc()).limit(limit))
+
+    def live_jobs(self) -> list[Job]:
+        return self._select(sa.select(_JOBS).where(_JOBS.c.state.in_([*LIVE])))
+
+    def add_promotion(
+        self,
+        *,
+        registry: str,
+        model: str,
+        alias: str,
+        old: int | None,
+        new: int | None,
+        reason: str,
+    ) -> None:
+        """Remember that an alias was moved, by the user of this process."""
+        with self._write() as db:
+            db.execute(
+                _PROMOTIONS.insert().values(
+                    registry=registry,
+                    model=model,
+                    alias=alias,
+                    old_version=old,
+                    new_version=new,
+                    by_whom=f"{_user()}@{host_name()}",
+                    reason=reason,
+                    at_unix_s=time.time(),
+                )
+            )
+
+    def promotions(self, *, registry: str, model: str) -> list[Promotion]:
+        """Newest first."""
+        is_of_model = (_PROMOTIONS.c.registry == registry) & (_PROMOTIONS.c.model == model)
+        query = sa.select(_PROMOTIONS).where(is_of_model).order_by(_PROMOTIONS.c.id.desc())
+        return [
+            Promotion(**{k: v for k, v in row.items() if k != "id"}) for row in self._rows(query)
+        ]
+
+    def _change(self, job: Job, values: dict[str, Any]) -> bool:
+        """Change a job if it is still as it was seen."""
+        seen = (_JOBS.c.id == job.id) & (_JOBS.c.state == job.state)
+        seen &= _JOBS.c.num_attempts == job.num_attempts
+        with self._write() as db:
+            return db.execute(_JOBS.update().where(seen).values(**values)).rowcount == 1
+
+    def _select(self, query: sa.Select[Any]) -> list[Job]:
+        return [
+            Job(**(row | {"state": State(row["state"]), "spec": json.loads(row["spec"])}))
+            for row in self._rows(query)
+        ]
+
+    def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        if self._engine is None and not self._home.jobs_db.exists():
+            return []
+        with self._open().connect() as db:
+            return [dict(row) for row in db.execute(query).mappings()]
+
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        with self._open().begin() as db:
+            yield db
+
+    def _open(self) -> sa.Engine:
+        if self._engine is None:
+            self._home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            engine = sa.create_engine(f"sqlite:///{self._home.jobs_db}")
+            sa.event.listen(engine, "connect", _set_pragmas)
+            try:
+                _META.create_all(engine)
+            except sa.exc.OperationalError:  # another command made the tables in this very moment
+                _META.create_all(engine)
+            self._engine = engine
+        return self._engine
+
+
+def _set_pragmas(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout=20000")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+def _ids(name: str) -> Iterator[str]:
+    """Ids that sort by time: the name, the day, and its second in four characters."""
+    now = datetime.now(UTC)
+    second = now.hour * 3600 + now.minute * 60 + now.second
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    code = "".join(digits[second // 36**i % 36] for i in (3, 2, 1, 0))
+    job_id = f"{name}-{now:%Y%m%d}-{code}"
+    yield job_id
+    while True:
+        yield f"{job_id}-{secrets.token_hex(2)}"
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {
+        "owner_pid": pid,
+        "owner_started_unix_s": started_unix_s(pid),
+        "owner_host": host_name(),
+    }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return str(os.getuid())
+
+
+def _why_not_started(job: Job) -> str:
+    if job.state in LIVE:
+        return (
+            f"job {job.id} is {job.state} (process {job.owner_pid} on {job.owner_host}); "
+            "stop that process first, or wait for it"
+        )
+    if job.state is State.SUCCEEDED:
+        return f"job {job.id} has SUCCEEDED; there is nothing to resume. Run its job file again."
+    return f"job {job.id} is {job.state}; `gpt2cls resume {job.id}` continues it"
