@@ -1,9 +1,11 @@
 """How good predictions are: numbers from probabilities and true labels.
 
-Knows numpy only, because training calls `quick_metrics` at every evaluation; the full test
-table with its intervals is `gpt2cls.evaluation`.
+Imports numpy only, because training calls `quick_metrics` at every evaluation.
 
-Letters in array names: N rows, C classes.
+F1 scores follow scikit-learn: a quotient of zeros is 0, and the macro average of single labels
+is over the classes that occur as a label or as a prediction.
+
+Letters in array names: N rows, C classes, R resamples, F sums over rows.
 """
 
 from collections.abc import Sequence
@@ -11,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gpt2cls.calibration import NUM_BINS, calibration_gaps, reliability_table
+from gpt2cls.intervals import Scores, Sums, bootstrap_intervals, num_resamples
 
 if TYPE_CHECKING:
     from gpt2cls.data.tasks import Task
@@ -22,38 +27,89 @@ LabelArray = NDArray[Any]
 SMALLEST_PROBABILITY = 1e-15
 """Probabilities are kept this far from 0 and 1 in a logarithm, so that one sure mistake costs
 35 nats and not infinity."""
-EXCERPT_CHARACTERS = 300
 
 
 def quick_metrics(probs: Floats, labels: LabelArray, task: "Task") -> dict[str, float]:
     """Accuracy, macro_f1, micro_f1 and log_loss; exact_match too where a row has several labels.
 
-    The accuracy of several labels is the share of rows with exactly the right set at a
-    threshold of one half. F1 scores follow scikit-learn: a quotient of zeros is 0, and the macro
-    average of single labels is over the classes that occur as a label or as a prediction.
+    The accuracy of several labels is the share of rows with exactly the right set, at a
+    threshold of one half.
     """
     check_shapes(probs, labels, task)
+    predicted = predictions(probs, labels.ndim, None)
+    hits_C, predicted_C, true_C = _counts(predicted, labels, len(task.labels))
+    macro, micro = _averages(hits_C, predicted_C, true_C, task.kind)
+    scores = {
+        "accuracy": float(rows_right(predicted, labels).mean()),
+        "macro_f1": float(macro),
+        "micro_f1": float(micro),
+        "log_loss": float(row_losses(probs, labels).mean()),
+    }
     if task.kind == "multi_label":
-        labels = labels.astype(bool, copy=False)
-        chosen_NC = probs >= 0.5
-        exact = float((chosen_NC == labels).all(axis=1).mean())
-        f1_C, micro = f1_scores(
-            (chosen_NC & labels).sum(axis=0), chosen_NC.sum(axis=0), labels.sum(axis=0)
-        )
-        scores = {"accuracy": exact, "exact_match": exact, "macro_f1": float(f1_C.mean())}
-    else:
-        predicted_N = probs.argmax(axis=1)
-        num_classes = len(task.labels)
-        hits_C = np.bincount(labels[predicted_N == labels], minlength=num_classes)
-        predicted_C = np.bincount(predicted_N, minlength=num_classes)
-        true_C = np.bincount(labels, minlength=num_classes)
-        f1_C, micro = f1_scores(hits_C, predicted_C, true_C)
-        seen_C = (predicted_C + true_C) > 0
-        scores = {
-            "accuracy": float((predicted_N == labels).mean()),
-            "macro_f1": float(f1_C[seen_C].mean()),
-        }
-    return {**scores, "micro_f1": float(micro), "log_loss": float(row_losses(probs, labels).mean())}
+        scores["exact_match"] = scores["accuracy"]
+    return scores
+
+
+def evaluate_probabilities(
+    probs: Floats,
+    labels: LabelArray,
+    task: "Task",
+    thresholds: Sequence[float] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """The whole test table, as plain JSON values.
+
+    Args:
+        probs: probabilities [N, C].
+        labels: the true labels.
+        task: kind and label names.
+        thresholds: of several labels, the probability from which each one is given; None: 0.5.
+        seed: of the resampling.
+        resamples: at most; very many rows get fewer.
+
+    Returns:
+        `rows`; accuracy, macro_f1, micro_f1, log_loss, ece (and exact_match), each with a 95%
+        bootstrap interval under `<name>_ci`; `per_class`; `reliability`; for single labels
+        `confusion` (rows are true, columns predicted); for several `average_precision` and
+        `thresholds`.
+    """
+    check_shapes(probs, labels, task)
+    predicted = predictions(probs, labels.ndim, thresholds)
+    parts_NF = _parts(probs, labels, predicted)
+    resamples = num_resamples(len(labels), resamples)
+
+    def scores_of(sums_RF: Sums) -> Scores:
+        return _scores(sums_RF, len(labels), len(task.labels), task.kind)
+
+    point = scores_of(np.asarray(parts_NF.sum(axis=0)).reshape(1, -1))
+    intervals = bootstrap_intervals(parts_NF, scores_of, resamples=resamples, seed=seed)
+    result: dict[str, Any] = {"rows": len(labels)}
+    for name, value_R in point.items():
+        result |= {name: float(value_R[0]), f"{name}_ci": intervals[name]}
+    result["per_class"] = _per_class(predicted, labels, task)
+    result["reliability"] = reliability_table(probs, labels)
+    result["bootstrap"] = {"resamples": resamples, "seed": seed}
+    if task.kind == "single_label":
+        return result | {"confusion": _confusion(predicted, labels, len(task.labels)).tolist()}
+    return result | _multi_label_extras(result["per_class"], probs, labels, thresholds)
+
+
+def predictions(
+    probs: Floats, label_dimensions: int, thresholds: Sequence[float] | None
+) -> LabelArray:
+    """Class numbers [N], or for two-dimensional labels which ones each row is given [N, C]."""
+    if label_dimensions == 1:
+        return np.asarray(probs.argmax(axis=1))
+    return np.asarray(probs >= (0.5 if thresholds is None else np.asarray(thresholds)))
+
+
+def rows_right(predicted: LabelArray, labels: LabelArray) -> NDArray[np.bool_]:
+    """Which rows are wholly right [N]."""
+    if labels.ndim == 1:
+        return np.asarray(predicted == labels)
+    return np.asarray((predicted == (labels > 0)).all(axis=1))
 
 
 def check_shapes(probs: Floats, labels: LabelArray, task: "Task") -> None:
@@ -86,11 +142,113 @@ def row_losses(probs: Floats, labels: LabelArray) -> NDArray[np.float64]:
     return -np.asarray(np.log(given.clip(SMALLEST_PROBABILITY)), np.float64)
 
 
-def f1_scores(hits: Any, predicted: Any, true: Any) -> tuple[NDArray[np.float64], Any]:
-    """F1 per class and the micro F1, from counts whose last axis is the class."""
-    hits, total = np.asarray(hits, np.float64), np.asarray(predicted + true, np.float64)
-    micro = 2 * hits.sum(axis=-1) / np.maximum(total.sum(axis=-1), 1)
-    return 2 * hits / np.maximum(total, 1), micro
+def _counts(
+    predicted: LabelArray, labels: LabelArray, num_classes: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Per class: rows rightly given it, rows given it, rows that have it."""
+    if labels.ndim == 2:
+        true_NC = labels > 0
+        return (predicted & true_NC).sum(axis=0), predicted.sum(axis=0), true_NC.sum(axis=0)
+    hits = labels[predicted == labels]
+    return tuple(np.bincount(x, minlength=num_classes) for x in (hits, predicted, labels))  # type: ignore[return-value]
+
+
+def _averages(hits: Any, predicted: Any, true: Any, kind: str) -> tuple[Any, Any]:
+    """Macro and micro F1 from counts whose last axis is the class."""
+    total = np.asarray(predicted + true, np.float64)
+    f1 = 2 * hits / np.maximum(total, 1)
+    counted = total > 0 if kind == "single_label" else np.ones_like(total, bool)
+    macro = f1.sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
+    return macro, 2 * hits.sum(axis=-1) / np.maximum(total.sum(axis=-1), 1)
+
+
+def _parts(probs: Floats, labels: LabelArray, predicted: LabelArray) -> Any:
+    """Each row's part in the sums: loss, right, calibration gaps; per class hits, given, true."""
+    from scipy import sparse  # type: ignore[import-untyped]
+
+    num_classes = probs.shape[1]
+
+    def per_class(given: LabelArray) -> Any:
+        if given.ndim == 2:
+            return sparse.csr_matrix(given, dtype=np.float64)
+        where = (np.arange(len(given)), given)
+        return sparse.csr_matrix((np.ones(len(given)), where), shape=(len(given), num_classes))
+
+    true = per_class(labels > 0 if labels.ndim == 2 else labels)
+    chosen = per_class(predicted)
+    whole = np.column_stack([row_losses(probs, labels), rows_right(predicted, labels)])
+    gaps = calibration_gaps(probs, labels)
+    return sparse.hstack([whole, gaps, true.multiply(chosen), chosen, true], format="csr")
+
+
+def _scores(sums_RF: Sums, num_rows: int, num_classes: int, kind: str) -> Scores:
+    """The headline metrics of each resample, from the sums of `_parts`."""
+    loss_R, right_R = sums_RF[:, 0] / num_rows, sums_RF[:, 1] / num_rows
+    gaps_RK, per_class = np.split(sums_RF[:, 2:], [NUM_BINS], axis=1)
+    hits_RC, given_RC, true_RC = np.split(per_class, 3, axis=1)
+    macro_R, micro_R = _averages(hits_RC, given_RC, true_RC, kind)
+    decisions = num_rows * (num_classes if kind == "multi_label" else 1)
+    scores = {
+        "accuracy": right_R,
+        "macro_f1": macro_R,
+        "micro_f1": micro_R,
+        "log_loss": loss_R,
+        "ece": np.abs(gaps_RK).sum(axis=1) / decisions,
+    }
+    return scores | ({"exact_match": right_R} if kind == "multi_label" else {})
+
+
+def _per_class(predicted: LabelArray, labels: LabelArray, task: "Task") -> list[dict[str, Any]]:
+    counts = zip(*_counts(predicted, labels, len(task.labels)), strict=True)
+    return [
+        {
+            "label": name,
+            "precision": float(hits / max(given, 1)),
+            "recall": float(hits / max(true, 1)),
+            "f1": float(2 * hits / max(given + true, 1)),
+            "support": int(true),
+            "predicted": int(given),
+        }
+        for name, (hits, given, true) in zip(task.labels, counts, strict=True)
+    ]
+
+
+def _confusion(predicted: LabelArray, labels: LabelArray, num_classes: int) -> NDArray[Any]:
+    cells = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def _multi_label_extras(
+    per_class: list[dict[str, Any]],
+    probs: Floats,
+    labels: LabelArray,
+    thresholds: Sequence[float] | None,
+) -> dict[str, Any]:
+    """Average precision per label (written into `per_class`) and over labels; the thresholds."""
+    used = [0.5] * probs.shape[1] if thresholds is None else [float(t) for t in thresholds]
+    for c, entry in enumerate(per_class):
+        entry["average_precision"] = _average_precision(probs[:, c], labels[:, c] > 0)
+        entry["threshold"] = used[c]
+    defined = [e["average_precision"] for e in per_class if e["average_precision"] is not None]
+    mean = float(np.mean(defined)) if defined else None
+    return {"average_precision": mean, "thresholds": used}
+
+
+def _average_precision(probs_N: Floats, true_N: NDArray[np.bool_]) -> float | None:
+    """Mean precision at each row that has the label; None when no row has it."""
+    num_true = int(true_N.sum())
+    if num_true == 0:
+        return None
+    sorted_N, hits_N = _sorted_hits(probs_N, true_N)
+    ends = np.append(np.flatnonzero(np.diff(sorted_N)), len(sorted_N) - 1)  # ties count as one
+    gained = np.diff(hits_N[ends], prepend=0)
+    return float((gained * hits_N[ends] / (ends + 1)).sum() / num_true)
+
+
+def _sorted_hits(probs_N: Floats, true_N: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Probabilities from high to low, and how many of the rows so far have the label."""
+    order = np.argsort(-probs_N, kind="stable")
+    return probs_N[order], true_N[order].cumsum()
 
 
 def choose_thresholds(probs: Floats, labels: LabelArray) -> list[float]:
@@ -109,65 +267,9 @@ def _best_threshold(probs_N: NDArray[np.float64], true_N: NDArray[np.bool_]) -> 
     num_true = int(true_N.sum())
     if num_true == 0:
         return 0.5
-    order = np.argsort(-probs_N, kind="stable")
-    sorted_N, hits_N = probs_N[order], true_N[order].cumsum()
-    f1_N = 2 * hits_N / (np.arange(1, len(order) + 1) + num_true)
+    sorted_N, hits_N = _sorted_hits(probs_N, true_N)
+    f1_N = 2 * hits_N / (np.arange(1, len(sorted_N) + 1) + num_true)
     f1_N[:-1][sorted_N[:-1] == sorted_N[1:]] = -1.0  # equal probabilities cannot be parted
     best = int(f1_N.argmax())
-    below = sorted_N[best + 1] if best + 1 < len(order) else 0.0
+    below = sorted_N[best + 1] if best + 1 < len(sorted_N) else 0.0
     return float((sorted_N[best] + below) / 2)
-
-
-def worst_mistakes(
-    probs: Floats,
-    labels: LabelArray,
-    texts: Sequence[str],
-    k: int,
-    *,
-    task: "Task",
-    thresholds: Sequence[float] | None = None,
-    pairs: Sequence[str] | None = None,
-) -> list[dict[str, Any]]:
-    """The wrongly classified rows with the highest loss, the worst first.
-
-    `texts` and `pairs` may be any sequence indexed by row; only the chosen rows are touched.
-    """
-    chosen, wrong_N = _choices(probs, labels, thresholds)
-    losses_N = row_losses(probs, labels)
-    wrong = np.flatnonzero(wrong_N)
-    worst = wrong[np.argsort(-losses_N[wrong], kind="stable")[:k]]
-    return [
-        {
-            "row": int(row),
-            "text": _excerpt(texts[row]),
-            **({"pair": _excerpt(pairs[row])} if pairs is not None else {}),
-            "true": _names(labels[row], task),
-            "predicted": _names(chosen[row], task),
-            "probability": float(probs[row].max()),
-            "loss": float(losses_N[row]),
-        }
-        for row in worst
-    ]
-
-
-def _choices(
-    probs: Floats, labels: LabelArray, thresholds: Sequence[float] | None
-) -> tuple[LabelArray, NDArray[np.bool_]]:
-    """What is predicted for each row, and whether that is wrong [N]."""
-    if labels.ndim == 1:
-        predicted_N = probs.argmax(axis=1)
-        return predicted_N, predicted_N != labels
-    chosen_NC = probs >= (0.5 if thresholds is None else np.asarray(thresholds))
-    return chosen_NC, (chosen_NC != (labels > 0)).any(axis=1)
-
-
-def _names(choice: Any, task: "Task") -> str:
-    if task.kind == "multi_label":
-        return "|".join(str(task.labels[c]) for c in np.flatnonzero(choice))
-    return str(task.labels[int(choice)])
-
-
-def _excerpt(text: Any) -> str:
-    # Arrow scalars have as_py; plain strings do not.
-    text = str(text.as_py() if hasattr(text, "as_py") else text)
-    return text if len(text) <= EXCERPT_CHARACTERS else text[:EXCERPT_CHARACTERS] + " ..."
