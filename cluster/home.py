@@ -86,7 +86,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Surroundings:
     root = Path(values.get("GPT2CLS_HOME") or "~/.gpt2cls").expanduser()
     data_dir = values.get("GPT2CLS_DATA")
     return Surroundings(
-        # absolute(), not resolve(): processes of ours are found by the very text in their environment
+        # not resolve(): processes of ours are found by the very text in their environment
         home=Home(root.absolute()),
         tracking_uri=_server_address(values.get("MLFLOW_TRACKING_URI")),
         ray_address=values.get("RAY_ADDRESS") or None,
@@ -95,7 +95,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Surroundings:
 
 
 def _server_address(uri: str | None) -> str | None:
-    """Only a server can take several writers at once; files and databases are not opened directly."""
+    """Only a server takes several writers at once; files and databases are never opened here."""
     if not uri:
         return None
     parts = urlsplit(uri)

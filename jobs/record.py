@@ -1,0 +1,250 @@
+"""The MLflow record of one job: written to a spool at once, delivered by a thread of its own.
+
+Training never waits for MLflow: what is recorded is a line in a file, and a rank's events are
+read from the file that the rank writes anyway.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import TrackingError
+from cluster.home import Home, Surroundings
+from cluster.tracking_server import ensure_server, find_server, tracking_uri
+from jobs.deliver import Delivery
+from jobs.masking import mask
+from jobs.spool import DeliveryLock, Spool, now_ms, points_of, read_lines
+from jobs.usage import Usage
+
+_EVERY_S = 1.0
+_LONGEST_PAUSE_S = 15.0
+_SAMPLE_EVERY_S = 10.0
+_START_UP_S = 60.0  # a server on its way up is nothing to report
+
+
+class Record:
+    """The one MLflow run of a job, however many processes worked on it one after another.
+
+    Only one process has a job's record open (the owner of the job); the methods may be called
+    from any of its threads and return at once, except `wait_run_id` and `finish`.
+    """
+
+    def __init__(
+        self,
+        job_dir: Path,
+        surroundings: Surroundings,
+        *,
+        job_id: str,
+        experiment: str,
+        run_name: str | None = None,
+        log: Callable[[str], None] = lambda text: None,
+        with_usage: bool = True,
+    ) -> None:
+        self._spool = Spool(job_dir)
+        self._surroundings = surroundings
+        self._log = log
+        is_resumed = self._spool.path.exists()
+        if not self._spool.head():
+            self._spool.set_head(
+                job_id=job_id,
+                experiment=experiment,
+                run_name=run_name or job_id,
+                start_ms=now_ms(),
+                server=mask(surroundings.tracking_uri) if surroundings.tracking_uri else None,
+            )
+        if is_resumed:
+            self._spool.append("reopen")
+        self._delivery = Delivery(self._spool, lambda: tracking_uri(surroundings))
+        self._lock = DeliveryLock(self._spool)
+        self._backlog = _Backlog(self._spool)
+        self._usage = Usage() if with_usage else None
+        self._wake, self._ending, self._told = (threading.Event() for _ in range(3))
+        self._num_notes = 0
+        self._is_away = False  # and the log says so
+        self._is_behind = False
+        self._thread = threading.Thread(target=self._work, name="record", daemon=True)
+        self._thread.start()
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Settings; `{"train.lr": 0.1}` style, flat. A second value for a name is not taken."""
+        self._spool.params(values)
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        self._spool.tags(values)
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """Points that no rank reports, such as `test/accuracy`."""
+        self._spool.metrics(values, step=step)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Upload a file or folder as it is when its turn comes; keep it until `finish`."""
+        self._spool.artifact(path, folder)
+
+    @property
+    def run_id(self) -> str | None:
+        """None until the server has answered for the first time."""
+        return self._spool.head().get("run_id")
+
+    def wait_run_id(self, timeout_s: float) -> str | None:
+        deadline = time.monotonic() + timeout_s
+        while self.run_id is None and time.monotonic() < deadline:
+            self._wake.set()
+            time.sleep(0.1)
+        return self.run_id
+
+    @property
+    def lag(self) -> int:
+        """Points that are written and not yet delivered, as of the last attempt to deliver."""
+        behind = self._backlog.num_points - self._delivery.num_points_read
+        return max(0, behind) if self._is_behind else 0
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was recorded so far has arrived; False if it has not."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self._told.clear()
+            self._wake.set()
+            self._told.wait(max(0.0, min(1.0, deadline - time.monotonic())))
+            if self._spool.is_delivered():
+                return True
+        return self._spool.is_delivered()
+
+    def finish(self, status: str, timeout_s: float) -> bool:
+        """Write down the end (FINISHED, FAILED, KILLED) and deliver everything.
+
+        Returns:
+            True if all of it arrived; else it stays on disk for `deliver_pending`.
+        """
+        if self._usage:
+            self._sample()
+        self._spool.status(status)
+        if self._surroundings.tracking_uri is None:
+            ensure_server(self._surroundings.home)  # it may have been ended under the job
+        arrived = self.flush(timeout_s)
+        self.close()
+        return arrived
+
+    def close(self) -> None:
+        """Stop delivering. What did not arrive stays on disk."""
+        self._ending.set()
+        self._wake.set()
+        self._thread.join(timeout=5)  # it may be inside a request; then it ends with the process
+        self._spool.close()
+
+    def _work(self) -> None:
+        began, pause_s = time.monotonic(), _EVERY_S
+        next_sample = began + _SAMPLE_EVERY_S
+        while not self._ending.is_set():
+            self._wake.wait(pause_s)
+            self._wake.clear()
+            if self._usage and time.monotonic() >= next_sample:
+                next_sample = time.monotonic() + _SAMPLE_EVERY_S
+                self._sample()
+            try:
+                if self._lock.take():
+                    self._delivery.run()
+                self._is_away, self._is_behind, pause_s = False, False, _EVERY_S
+            except (TrackingError, OSError) as error:
+                is_starting = self.run_id is None and time.monotonic() - began < _START_UP_S
+                if not self._is_away and not is_starting:
+                    self._log(f"record: {error}; what is recorded waits in {self._spool.folder}")
+                    self._is_away = True
+                self._is_behind = True
+                self._backlog.read_on()
+                pause_s = min(_LONGEST_PAUSE_S, pause_s * 1.5)
+            self._pass_on_notes()
+            self._told.set()
+        self._lock.release()
+
+    def _sample(self) -> None:
+        assert self._usage is not None, "asked for only with usage"
+        seconds = (now_ms() - int(self._spool.head()["start_ms"])) // 1000
+        self._spool.metrics(self._usage.sample(), step=seconds)
+
+    def _pass_on_notes(self) -> None:
+        for note in self._delivery.notes[self._num_notes :]:
+            self._log(f"record: {note}")
+        self._num_notes = len(self._delivery.notes)
+
+
+class _Backlog:
+    """Counts the points written since the start, each line read once."""
+
+    def __init__(self, spool: Spool) -> None:
+        position = spool.position()
+        self._offsets = {spool.path: position.spool, spool.events_path: position.events}
+        self.num_points = 0
+
+    def read_on(self) -> None:
+        for path, offset in self._offsets.items():
+            while True:
+                lines, end = read_lines(path, offset)
+                self.num_points += sum(len(points_of(line)) for _, line in lines)
+                if end == offset:
+                    break
+                offset = end
+            self._offsets[path] = offset
+
+
+def deliver_pending(
+    surroundings: Surroundings, job_ids: Iterable[str] | None = None
+) -> dict[str, str]:
+    """Deliver what ended processes left on disk; starts no server.
+
+    Returns:
+        For each job whose record still waits, why. Jobs whose owner delivers now are left alone.
+    """
+    home = surroundings.home
+    folders = (
+        [home.job_dir(job_id) for job_id in job_ids]
+        if job_ids is not None
+        else sorted(path.parent for path in home.jobs.glob("*/record"))
+    )
+    waiting = {}
+    for folder in folders:
+        spool = Spool(folder)
+        if spool.head() and not spool.is_delivered():
+            why = _deliver_left_over(spool, surroundings)
+            if why:
+                waiting[folder.name] = why
+    return waiting
+
+
+def _deliver_left_over(spool: Spool, surroundings: Surroundings) -> str | None:
+    lock = DeliveryLock(spool)
+    if not lock.take():
+        return None
+    try:
+        Delivery(spool, lambda: _server_of(spool.head(), surroundings)).run()
+    except TrackingError as error:
+        return str(error)
+    finally:
+        lock.release()
+    return None
+
+
+def _server_of(head: Mapping[str, Any], surroundings: Surroundings) -> str | None:
+    """The server a job was recorded on, which need not be the one that serves now."""
+    recorded = head.get("server")
+    if recorded is None:
+        return _embedded_uri(surroundings.home)
+    now = surroundings.tracking_uri
+    # The address on disk is masked; where it matches, the environment has the whole one.
+    return now if now and mask(now) == recorded else str(recorded)
+
+
+def _embedded_uri(home: Home) -> str | None:
+    server = find_server(home)
+    return server.uri if server else None
+
+
+def end_left_over(job_dir: Path, status: str) -> None:
+    """Write down the end of a job whose process is gone, for `deliver_pending` to tell."""
+    with contextlib.suppress(FileNotFoundError):
+        spool = Spool(job_dir)
+        if spool.head():
+            spool.status(status)
+            spool.close()
