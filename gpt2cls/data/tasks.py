@@ -1,0 +1,75 @@
+"""What a row is: one label or several, one text or two; and the rows of a split as numbers."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpt2cls.errors import DataError
+
+if TYPE_CHECKING:  # the model needs Task and no pyarrow
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from gpt2cls.data.rows import Origin
+
+TaskKind = Literal["single_label", "multi_label"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is predicted."""
+
+    kind: TaskKind
+    labels: tuple[str, ...]
+    """Class names, sorted; a label's number is its position."""
+    is_pair: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "labels": list(self.labels), "is_pair": self.is_pair}
+
+    @classmethod
+    def from_json(cls, document: Any) -> "Task":
+        """The task that `to_json` wrote.
+
+        Raises:
+            DataError: the document is something else.
+        """
+        fault = _fault_of(document)
+        if fault:
+            raise DataError(f"the description of a task {fault}; it was not written by gpt2cls")
+        return cls(document["kind"], tuple(document["labels"]), document["is_pair"])
+
+
+def _fault_of(document: Any) -> str | None:
+    if not isinstance(document, dict) or set(document) != {"kind", "labels", "is_pair"}:
+        return "does not have exactly the fields kind, labels and is_pair"
+    if document["kind"] not in ("single_label", "multi_label"):
+        return f"has kind = {document['kind']!r}, which is neither single_label nor multi_label"
+    if not isinstance(document["is_pair"], bool):
+        return f"has is_pair = {document['is_pair']!r}, which is neither true nor false"
+    labels = document["labels"]
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        return "has labels that are not a list of names"
+    if len(set(labels)) != len(labels) or not labels:
+        return "has no labels, or one of them twice"
+    return None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train on or to measure with; row i has texts[i], pairs[i] and labels[i]."""
+
+    texts: "pa.ChunkedArray"
+    pairs: "pa.ChunkedArray | None"
+    labels: "NDArray[Any]"
+    """int64 [N] numbers of Task.labels, or bool [N, C] when rows have several."""
+    keys: "NDArray[np.uint64] | None" = None
+    """A hash of each row's texts; equal for equal texts."""
+    origin: "Origin | None" = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def where(self, row: int) -> str:
+        """For example "train.csv:17"."""
+        return f"row {row + 1}" if self.origin is None else self.origin.where(row)
