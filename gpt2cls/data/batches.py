@@ -1,0 +1,191 @@
+"""Which rows make up step N, and the tensors made of them.
+
+Everything here is a function of the step, so a resumed run has nothing to fast-forward: it asks
+for step N. Knows arrays of tokens and labels; knows no model and no loss.
+
+Letters in tensor names: B rows, T tokens, F features, C classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Rows = NDArray[np.int64]
+
+MEGA_CHUNK_BATCHES = 50
+"""Rows are sorted by length within this many batches: enough to leave little padding, few
+enough that the order stays close to a random one."""
+PADDED_TO_MULTIPLE_OF = 8
+"""Few distinct shapes: a matrix shape that the CPU library has not seen yet is slow."""
+
+
+class Tokens(Protocol):
+    """What is needed of a token cache (encode.TokenSet); tests bring plain arrays."""
+
+    @property
+    def tokens(self) -> NDArray[Any]: ...
+    @property
+    def offsets(self) -> NDArray[np.int64]: ...
+    @property
+    def lengths(self) -> NDArray[Any]: ...
+    @property
+    def cut_share(self) -> NDArray[Any]: ...
+
+
+@dataclass
+class Batch:
+    """Rows that go through the model together."""
+
+    tokens_BT: Tensor
+    """int64, padded on the right; [B, 0] when `features_BF` stands for the tokens."""
+    lengths_B: Tensor
+    cut_share_B: Tensor
+    labels: Tensor
+    """int64 [B], or float32 [B, C] when a row may have several labels."""
+    features_BF: Tensor | None = None
+    """Pooled vectors that were computed before, because nothing below them learns."""
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.lengths_B)
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.lengths_B.sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        if device.type == "cpu":
+            return self
+        return Batch(
+            self.tokens_BT.to(device, non_blocking=True),
+            self.lengths_B.to(device, non_blocking=True),
+            self.cut_share_B.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            None if self.features_BF is None else self.features_BF.to(device, non_blocking=True),
+        )
+
+
+@dataclass
+class BatchPlan:
+    """The rows of every step: each row exactly once per epoch, rows of like length together."""
+
+    lengths: NDArray[Any]
+    batch_size: int
+    seed: int
+    _epoch: int | None = None
+    _order: Rows | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def rows_of_step(self, step: int) -> Rows:
+        """Row numbers of the global batch, shortest first; the last one of an epoch is smaller."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._epoch != epoch or self._order is None:  # a cache: any epoch can be made anew
+            self._epoch, self._order = epoch, self._order_of_epoch(epoch)
+        return self._order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _order_of_epoch(self, epoch: int) -> Rows:
+        """All rows; each `batch_size` of them in a row are a batch."""
+        draw = np.random.default_rng([self.seed, epoch])
+        rows = draw.permutation(len(self.lengths))
+        num_full = len(rows) // self.batch_size
+        # The short last batch is cut off before sorting: it would hold the longest rows.
+        full, rest = np.split(rows, [num_full * self.batch_size])
+        chunk = MEGA_CHUNK_BATCHES * self.batch_size
+        for start in range(0, len(full), chunk):
+            full[start : start + chunk] = self._by_length(full[start : start + chunk])
+        batches = full.reshape(num_full, self.batch_size)[draw.permutation(num_full)]
+        return np.concatenate([batches.reshape(-1), self._by_length(rest)])
+
+    def _by_length(self, rows: Rows) -> Rows:
+        return rows[np.argsort(self.lengths[rows], kind="stable")]
+
+
+def shard(rows: Rows, rank: int, world: int) -> Rows:
+    """The rows of one rank: dealt like cards, so that sorted rows give every rank equal work."""
+    return rows[rank::world]
+
+
+def padded_length(length: int, max_length: int | None = None) -> int:
+    """`length` rounded up to few distinct values, never beyond the model's positions."""
+    rounded = -(-length // PADDED_TO_MULTIPLE_OF) * PADDED_TO_MULTIPLE_OF
+    return rounded if max_length is None else max(length, min(rounded, max_length))
+
+
+def micro_batches(rows: Rows, lengths: NDArray[Any], token_budget: int) -> Iterator[Rows]:
+    """Cut `rows` so that rows x padded length stays within the budget; at least one row each."""
+    start, longest = 0, 0
+    for end, row in enumerate(rows):
+        longest = max(longest, padded_length(int(lengths[row])))
+        if end > start and (end + 1 - start) * longest > token_budget:
+            yield rows[start:end]
+            start, longest = end, padded_length(int(lengths[row]))
+    if start < len(rows):
+        yield rows[start:]
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Texts as tokens, with their labels: makes batches of any rows asked for."""
+
+    data: Tokens
+    labels: NDArray[Any]
+    """int64 [N], or bool [N, C]."""
+    pad_id: int
+    max_length: int
+
+    def batches(self, rows: Rows, token_budget: int) -> Iterator[Batch]:
+        for some in micro_batches(rows, self.data.lengths, token_budget):
+            yield self.batch(some)
+
+    def batch(self, rows: Rows) -> Batch:
+        starts, lengths = self.data.offsets[rows], self.data.lengths[rows].astype(np.int64)
+        width = padded_length(int(lengths.max()), self.max_length)
+        tokens_BT = np.full((len(rows), max(width, 1)), self.pad_id, np.int64)
+        for i, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+            tokens_BT[i, :length] = self.data.tokens[start : start + length]
+        return Batch(
+            torch.from_numpy(tokens_BT),
+            # A text without a token is one padding token: a model needs something to read.
+            torch.from_numpy(np.maximum(lengths, 1)),
+            torch.from_numpy(self.data.cut_share[rows].astype(np.float32)),
+            label_tensor(self.labels[rows]),
+        )
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """The same rows as `source`, but with the pooled vectors in the place of the tokens."""
+
+    source: TokenRows
+    features: NDArray[np.float32]
+
+    def batches(self, rows: Rows, token_budget: int) -> Iterator[Batch]:
+        del token_budget  # a linear layer's memory is no matter
+        if len(rows):
+            yield self.batch(rows)
+
+    def batch(self, rows: Rows) -> Batch:
+        lengths = np.maximum(self.source.data.lengths[rows], 1).astype(np.int64)
+        return Batch(
+            torch.empty(len(rows), 0, dtype=torch.int64),
+            torch.from_numpy(lengths),
+            torch.from_numpy(self.source.data.cut_share[rows].astype(np.float32)),
+            label_tensor(self.source.labels[rows]),
+            torch.from_numpy(self.features[rows]),
+        )
+
+
+RowSource = TokenRows | FeatureRows
+
+
+def label_tensor(labels: NDArray[Any]) -> Tensor:
+    """int64 [B] for one label a row; float32 [B, C] for several."""
+    return torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32))

@@ -1,0 +1,99 @@
+"""A trained model over a whole split, spread over the ranks.
+
+Letters in tensor names: N rows of the split, B rows, C classes, F features.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gpt2cls.data.batches import Batch, RowSource, TokenRows, shard
+from gpt2cls.training.memory import TokenBudget, halve_until_it_fits
+from gpt2cls.training.objectives import logits
+from gpt2cls.training.precision import Name, autocast
+from gpt2cls.training.ranks import Ranks
+
+ROWS_AT_ONCE = 4096
+"""Rows sorted by length together: bounds what a memory shortage makes us compute again."""
+
+
+def logits_of_rows(
+    model: nn.Module,
+    source: RowSource,
+    lengths: NDArray[Any],
+    num_classes: int,
+    *,
+    precision: Name,
+    budget: TokenBudget,
+    ranks: Ranks,
+) -> Tensor:
+    """Logits [N, C] of every row, in row order, the same bits on every rank (on the CPU)."""
+    all_NC = torch.zeros(len(lengths), num_classes, device=ranks.device)
+
+    def keep(rows: NDArray[np.int64], batch: Batch) -> None:
+        all_NC[torch.from_numpy(rows).to(ranks.device)] = logits(model, batch).float()
+
+    for_each_batch(model, source, lengths, keep, precision=precision, budget=budget, ranks=ranks)
+    # Every row is zero except on one rank, so the sum is exact.
+    return ranks.add_up(all_NC).cpu()
+
+
+def for_each_batch(
+    model: nn.Module,
+    source: RowSource,
+    lengths: NDArray[Any],
+    take: Callable[[NDArray[np.int64], Batch], None],
+    *,
+    precision: Name,
+    budget: TokenBudget,
+    ranks: Ranks,
+) -> None:
+    """Give `take` this rank's rows and their batch, without gradients or dropout."""
+    model.eval()
+
+    def attempt(rows: NDArray[np.int64], tokens: int) -> None:
+        done = 0
+        for batch in source.batches(rows, tokens):
+            take(rows[done : done + batch.num_rows], batch.to(ranks.device))
+            done += batch.num_rows
+
+    # no_grad: what inference_mode makes cannot be saved for a later backward pass.
+    with torch.no_grad(), autocast(precision, ranks.device):
+        for rows in _rows_of_rank(lengths, ranks):
+            halve_until_it_fits(budget, lambda tokens, rows=rows: attempt(rows, tokens))  # type: ignore[misc]
+
+
+def _rows_of_rank(lengths: NDArray[Any], ranks: Ranks) -> Iterator[NDArray[np.int64]]:
+    mine = shard(np.argsort(lengths, kind="stable"), ranks.rank, ranks.world)
+    for start in range(0, len(mine), ROWS_AT_ONCE):
+        yield mine[start : start + ROWS_AT_ONCE]
+
+
+def pooled_features(
+    model: nn.Module,
+    source: TokenRows,
+    out_NF: NDArray[np.float32],
+    *,
+    precision: Name,
+    budget: TokenBudget,
+    ranks: Ranks,
+) -> None:
+    """Write this rank's rows of the pooled vectors into `out_NF`."""
+
+    def keep(rows: NDArray[np.int64], batch: Batch) -> None:
+        features_BF: Tensor = model.features(batch.tokens_BT, batch.lengths_B)  # type: ignore[operator]
+        out_NF[rows] = features_BF.float().cpu().numpy()
+
+    for_each_batch(
+        model,
+        source,
+        source.data.lengths,
+        keep,
+        precision=precision,
+        budget=budget,
+        ranks=ranks,
+    )

@@ -1,0 +1,42 @@
+"""How many tokens go through the model at once, and what happens when that was too much."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+TOKENS_ON_CPU = 8192
+TOKENS_ON_GPU = 32_768
+SMALLEST = 16
+
+
+@dataclass
+class TokenBudget:
+    """Rows x padded length of one micro-batch, at most; shrinks and stays shrunk."""
+
+    tokens: int
+
+    @classmethod
+    def for_device(cls, device: torch.device, tokens: int | None = None) -> "TokenBudget":
+        return cls(tokens or (TOKENS_ON_CPU if device.type == "cpu" else TOKENS_ON_GPU))
+
+
+def halve_until_it_fits(budget: TokenBudget, attempt: Callable[[int], T]) -> T:
+    """`attempt(budget)`, again with half the budget each time the device's memory is exhausted.
+
+    Raises:
+        torch.OutOfMemoryError: not even a few tokens fit.
+    """
+    while True:
+        try:
+            return attempt(budget.tokens)
+        except torch.OutOfMemoryError:
+            if budget.tokens // 2 < SMALLEST:
+                raise
+        # Outside the handler, whose traceback would keep the failed attempt's tensors alive.
+        budget.tokens //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,57 @@
+"""What a rank is told: plain JSON, so that it can be read, compared, and checked on arrival."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gpt2cls.config import ModelConfig, TrainConfig
+
+
+class RankPayload(BaseModel):
+    """All that a rank needs, as plain JSON; the same for every rank."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: ModelConfig
+    train: TrainConfig
+    task: dict[str, Any]
+    """`Task.to_json()`."""
+    job_dir: Path
+    train_tokens: Path
+    """Folder of the token cache; likewise `validation_tokens`."""
+    validation_tokens: Path
+    train_labels: Path
+    """.npy: int64 [N], or bool [N, C]; likewise `validation_labels`."""
+    validation_labels: Path
+    vocab_size: int
+    pad_id: int
+    max_length: int
+    base_dir: Path
+    tokenizer: Path | None = None
+    select_metric: str = "macro_f1"
+    """Which evaluation is the best one; `train.early_stopping.metric` goes before it."""
+    cache_dir: Path | None = None
+    """Shared by jobs, for features of frozen backbones; None: within the job's folder."""
+    threads: int | None = None
+    """Of this rank; None: torch decides."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    tokens_per_micro_batch: int | None = Field(None, ge=16)
+    """Rows x padded length at once; None: by device, halved when the memory is exhausted."""
+    initial_loss_scale: float = Field(2.0**16, gt=0)
+    """fp16 only."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what decides the result: not where files lie, how many ranks, or how fast."""
+        deciding = self.model_dump(
+            mode="json",
+            include={
+                *("model", "train", "task", "vocab_size", "pad_id", "max_length"),
+                *("select_metric", "initial_loss_scale"),
+            },
+        )
+        deciding["tokens"] = [self.train_tokens.name, self.validation_tokens.name]
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
