@@ -1,0 +1,153 @@
+"""A trained classifier ready to be asked.
+
+Letters in array names: N rows, C classes, B rows of a batch, T tokens.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gpt2cls.data.encode import TextTokenizer
+from gpt2cls.errors import RequestError
+from gpt2cls.metrics import predictions
+from gpt2cls.model.classifier import Classifier
+from gpt2cls.model.folder import ModelInfo, load_classifier
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 131_072}
+"""Padding included. More does not make a processor faster, and takes memory."""
+ROWS_ENCODED_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The model of a folder, and what is needed to ask it."""
+
+    model: Classifier
+    tokenizer: TextTokenizer
+    info: ModelInfo
+    device: torch.device
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "auto", threads: int | None = None) -> "Predictor":
+        """Read a model folder; `auto` takes the GPU when there is one.
+
+        Raises:
+            ModelError: a file is missing, changed or malformed.
+            RequestError: there is no such device.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        place = _device(device)
+        model, tokenizer, info = load_classifier(folder)
+        return cls(model.to(place).eval(), tokenizer, info, place)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.info.task.labels
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """One column of texts, or the two of pairs."""
+        text = self.info.text
+        return (text,) if isinstance(text, str) else tuple(text)
+
+    @torch.inference_mode()
+    def probabilities(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> NDArray[np.float32]:
+        """Probabilities [N, C] in the order of the texts, whatever order they were computed in."""
+        probs_NC = np.empty((len(texts), len(self.labels)), np.float32)
+        for first in range(0, len(texts), ROWS_ENCODED_AT_ONCE):
+            rows = slice(first, first + ROWS_ENCODED_AT_ONCE)
+            some_pairs = None if pairs is None else pairs[rows]
+            ids, full_lengths = self.tokenizer.encode(texts[rows], some_pairs, self.info.max_length)
+            for batch in self._batches([len(one) for one in ids]):
+                probs_NC[first + batch] = self._batch([ids[i] for i in batch], full_lengths[batch])
+        return probs_NC
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
+        """Rows of about equal length together, so that little of a batch is padding."""
+        budget = TOKENS_PER_BATCH[self.device.type]
+        order = np.argsort(-np.asarray(lengths), kind="stable")
+        first = 0
+        while first < len(order):
+            width = self._padded(lengths[order[first]])
+            end = first + max(1, budget // width)
+            yield order[first:end]
+            first = end
+
+    def _padded(self, length: int) -> int:
+        """The next multiple of 8, which matrix units like, but within what the model reads."""
+        return max(length, min(-(-length // 8) * 8, self.info.max_length))
+
+    def _batch(
+        self, ids: Sequence[NDArray[Any]], full_lengths_B: NDArray[Any]
+    ) -> NDArray[np.float32]:
+        lengths_B = np.fromiter(map(len, ids), np.int64, len(ids))
+        tokens_BT = np.full((len(ids), self._padded(int(lengths_B.max()))), self.info.pad_id)
+        for row, one in enumerate(ids):
+            tokens_BT[row, : len(one)] = one
+        cut_share_B = (1 - lengths_B / np.maximum(full_lengths_B, 1)).astype(np.float32)
+        logits_BC = self.model(
+            torch.from_numpy(tokens_BT).to(self.device),
+            torch.from_numpy(lengths_B).to(self.device),
+            torch.from_numpy(cut_share_B).to(self.device),
+        )
+        return self.model.probabilities(logits_BC).float().cpu().numpy()
+
+    def columns(self, probs_NC: NDArray[np.float32]) -> dict[str, Sequence[Any]]:
+        """The predicted columns: `label`, `score`, and `p_<label>` for each label.
+
+        Several labels are joined by `|` and may be none; the score is the highest probability.
+        """
+        thresholds = self.info.thresholds
+        if self.info.task.kind == "multi_label":
+            chosen_NC = predictions(probs_NC, 2, thresholds)
+            names = ["|".join(self.labels[c] for c in np.flatnonzero(row)) for row in chosen_NC]
+        else:
+            names = [self.labels[c] for c in predictions(probs_NC, 1, None)]
+        columns: dict[str, Any] = {"label": names, "score": probs_NC.max(axis=1)}
+        return columns | {f"p_{name}": probs_NC[:, c] for c, name in enumerate(self.labels)}
+
+    def predict_frame(self, frame: "pd.DataFrame") -> "pd.DataFrame":
+        """The predicted columns for a frame that has the text columns; its index is kept.
+
+        Raises:
+            RequestError: a column is missing, or holds something that is not a text.
+        """
+        import pandas as pd
+
+        texts = [_texts(frame, name) for name in self.text_columns]
+        columns = self.columns(self.probabilities(*texts))
+        found = pd.DataFrame(columns, index=frame.index)
+        return found.astype({name: np.float64 for name in found.columns if name != "label"})
+
+
+def _texts(frame: "pd.DataFrame", name: str) -> list[str]:
+    if name not in frame.columns:
+        there = ", ".join(repr(str(column)) for column in frame.columns[:20]) or "none"
+        raise RequestError(f"no column {name!r}, which the model reads; there are: {there}")
+    values = frame[name].tolist()
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            found = f"{value!r:.40} ({type(value).__name__})"
+            raise RequestError(f"row {row}, column {name!r}: {found} where a text is due")
+    return values
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in TOKENS_PER_BATCH:
+        raise RequestError(f"device = {name!r}: must be auto, {', '.join(TOKENS_PER_BATCH)}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RequestError("device = 'cuda': this machine shows no GPU to PyTorch; use cpu or auto")
+    return torch.device(name)

@@ -1,0 +1,115 @@
+"""Predictions for a file of any size: read, predicted and written a chunk at a time.
+
+The output has the input's rows in the input's order and all its columns, then `label`, `score`
+and `p_<label>`. A column of the input that has one of these names is kept as `input_<name>`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2cls.data.stream import CHUNK_ROWS, MISSING, Chunk, read_chunks
+from gpt2cls.data.write import as_list, check_output, open_writer
+from gpt2cls.errors import DataError
+
+if TYPE_CHECKING:
+    from gpt2cls.predict import Predictor
+
+
+def predict_file(
+    predictor: "Predictor",
+    source: Path,
+    output: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    spreadsheet_safe: bool = False,
+    progress: Callable[[int], None] | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> int:
+    """Write `output`, in the format of its ending, and return the number of rows.
+
+    Args:
+        predictor: the model.
+        source: CSV, TSV, JSONL, JSON or Parquet, each also gzipped.
+        output: appears, or replaces what was there, when the last row is written, not before.
+        columns: of the text, or of the two texts of a pair; None: as named in training.
+        spreadsheet_safe: put an apostrophe before texts that a spreadsheet would run.
+        progress: told the number of rows done after each chunk.
+        chunk_rows: rows held in memory.
+
+    Raises:
+        RequestError: the output cannot be written.
+        DataError: the input cannot be read; names the line and the column.
+    """
+    text_columns = tuple(columns or predictor.text_columns)
+    check_output(output, source)
+    rows_done = 0
+    chunks = read_chunks(source, chunk_rows=chunk_rows)
+    first = next(chunks)  # the faults of a header are found before anything is written
+    _check_columns(first, text_columns, source)
+    with open_writer(output, spreadsheet_safe=spreadsheet_safe) as write:
+        for chunk in _with_first(first, chunks):
+            texts = [_texts(chunk, name) for name in text_columns]
+            found = predictor.columns(predictor.probabilities(*texts))
+            write(_joined(chunk, found), len(chunk))
+            rows_done += len(chunk)
+            if progress is not None:
+                progress(rows_done)
+    return rows_done
+
+
+def _check_columns(first: Chunk, text_columns: Sequence[str], source: Path) -> None:
+    """Raises DataError when a column of the text is not in the file."""
+    if not len(first) and not first.columns:
+        return  # JSON without a row names no columns
+    for name in text_columns:
+        if name not in first.columns:
+            there = ", ".join(map(repr, list(first.columns)[:20]))
+            raise DataError(
+                f"{source}: no column {name!r}, which the model reads; there are {there}. "
+                "Rename a column, or say which one holds the text"
+            )
+
+
+def _with_first(first: Chunk, rest: Any) -> Any:
+    yield first
+    yield from rest
+
+
+def _texts(chunk: Chunk, name: str) -> list[str]:
+    """The column's values, all of them strings that can be encoded."""
+    if name not in chunk.columns:
+        values: Sequence[Any] = [MISSING] * len(chunk)
+    else:
+        values = as_list(chunk.columns[name])
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            found = (
+                "no value" if value is None or value is MISSING else f"{value!r:.40}, not a text,"
+            )
+            raise DataError(f"{chunk.where(row)}: {found} in column {name!r}; fill or drop the row")
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        row = next(row for row, text in enumerate(values) if _is_broken(text))
+        raise DataError(
+            f"{chunk.where(row)}: half a surrogate pair in column {name!r}; repair the text"
+        ) from None
+    return list(values)
+
+
+def _is_broken(text: str) -> bool:
+    return any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+
+
+def _joined(chunk: Chunk, found: dict[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """The chunk's columns, then the predicted ones."""
+    taken = {*chunk.columns, *found}
+    joined: dict[str, Sequence[Any]] = {}
+    for name, column in chunk.columns.items():
+        kept_as = name
+        while kept_as in found or (kept_as != name and kept_as in taken):
+            kept_as = f"input_{kept_as}"
+        taken.add(kept_as)
+        joined[kept_as] = column
+    return joined | found
