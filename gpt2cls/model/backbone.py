@@ -1,0 +1,186 @@
+"""The network below the classifier: a built-in shape, a GPT-2 folder, or any AutoModel.
+
+Every backbone has `width`, `blocks` (groups of layers from the bottom to the top) and
+`forward(tokens_BT, lengths_B) -> hidden_BTD`, with padding on the right.
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from gpt2cls.config import BUILTIN_SHAPES, ModelConfig
+from gpt2cls.errors import ModelError
+from gpt2cls.model.gpt2 import GPT2Backbone, GPT2Config, init_gpt2
+from gpt2cls.model.gpt2_folder import is_our_gpt2, load_gpt2, save_gpt2
+from gpt2cls.pretrained import OUR_FORMAT, find_pretrained, read_json, weight_files
+
+SHAPES = {  # layers, width, heads
+    "gpt2-tiny": (2, 64, 2),
+    "gpt2-mini": (4, 256, 4),
+    "gpt2-small": (12, 768, 12),
+}
+assert set(SHAPES) == set(BUILTIN_SHAPES)
+
+_DROPOUTS = (  # what configurations of transformers call it
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_dropout",
+    "attn_pdrop",
+    "classifier_dropout",
+    "dropout",
+    "embd_pdrop",
+    "embed_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "resid_dropout",
+    "resid_pdrop",
+    "residual_dropout",
+)
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx")
+
+
+class AutoBackbone(nn.Module):
+    """Any text model that transformers.AutoModel reads from safetensors."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def width(self) -> int:
+        return int(_text_config(self.model.config).hidden_size)
+
+    @property
+    def blocks(self) -> list[list[nn.Module]]:
+        """The layer lists of the model, bottom to top; what stands before and after joins them."""
+        lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList)]
+        layers = list(max(lists, key=len, default=nn.ModuleList()))
+        inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        rest = [m for m in self.model.children() if not _holds_any(m, inside)]
+        below = [m for m in rest if _has_embedding(m)]
+        above = [m for m in rest if not _has_embedding(m)]
+        if not layers:
+            return [[self.model]]
+        return [below, *([layer] for layer in layers[:-1]), [layers[-1], *above]]
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        places_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+        mask_BT = (places_T < lengths_B[:, None]).long()
+        kwargs: dict[str, Any] = {}
+        if getattr(self.model.config, "is_decoder", True) or hasattr(self.model.config, "use_cache"):
+            kwargs["use_cache"] = False
+        output = self.model(input_ids=tokens_BT, attention_mask=mask_BT, **kwargs)
+        return cast(Tensor, output.last_hidden_state)
+
+
+Backbone = GPT2Backbone | AutoBackbone
+
+
+def _holds_any(module: nn.Module, parameter_ids: set[int]) -> bool:
+    return any(id(parameter) in parameter_ids for parameter in module.parameters())
+
+
+def _has_embedding(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Embedding) for part in module.modules())
+
+
+def build_backbone(
+    model: ModelConfig, *, vocab_size: int, pad_id: int, max_length: int, base_dir: Path
+) -> Backbone:
+    """The backbone that `model` names; a built-in shape draws from torch's global generator.
+
+    Raises:
+        ModelError: it cannot be had, or `max_length` or the tokenizer do not fit it.
+    """
+    if model.backbone in SHAPES:
+        return _new_gpt2(model.backbone, vocab_size, max_length, model.dropout)
+    folder = find_pretrained(model.backbone, base_dir=base_dir, field="model.backbone")
+    if (folder / OUR_FORMAT).is_file():
+        folder = folder / "backbone"
+    backbone = load_backbone(folder, dropout=model.dropout, pad_id=pad_id)
+    vocabulary, positions = _limits(backbone)
+    if vocab_size > vocabulary:
+        raise ModelError(
+            f"model.tokenizer has {vocab_size:,} tokens, but model.backbone = {model.backbone!r} "
+            f"has embeddings for {vocabulary:,}; leave model.tokenizer out to use the backbone's own"
+        )
+    if positions is not None and max_length > positions:
+        raise ModelError(
+            f"data.max_length = {max_length}: model.backbone = {model.backbone!r} has "
+            f"{positions} positions; set data.max_length to {positions} or less"
+        )
+    return backbone
+
+
+def _new_gpt2(shape: str, vocab_size: int, max_length: int, dropout: float) -> GPT2Backbone:
+    layers, width, heads = SHAPES[shape]
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        positions=max_length,
+        width=width,
+        layers=layers,
+        heads=heads,
+        inner=4 * width,
+    )
+    backbone = GPT2Backbone(config, dropout=dropout)
+    init_gpt2(backbone)
+    return backbone
+
+
+def load_backbone(folder: Path, *, dropout: float, pad_id: int) -> Backbone:
+    """Read a backbone from a folder; transformers is imported only if it is not a GPT-2."""
+    raw = read_json(folder / "config.json")
+    if is_our_gpt2(raw):
+        return load_gpt2(folder, dropout=dropout)
+    weight_files(folder)  # refuses pickles and damaged headers before transformers sees them
+    return _load_auto(folder, dropout, pad_id)
+
+
+def _load_auto(folder: Path, dropout: float, pad_id: int) -> AutoBackbone:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        for key in _DROPOUTS:
+            if isinstance(getattr(config, key, None), float | int):
+                setattr(config, key, dropout)
+        config.pad_token_id = pad_id
+        model = transformers.AutoModel.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+        )
+    except Exception as error:  # a library for hundreds of architectures raises anything
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"{folder}: transformers cannot load this model: {type(error).__name__}: {reason}. "
+            "It must be a text model that AutoModel knows, without code of its own."
+        ) from error
+    return AutoBackbone(model)
+
+
+def save_backbone(backbone: Backbone, folder: Path) -> None:
+    """Write the folder in Hugging Face's format, in one safetensors file."""
+    if isinstance(backbone, GPT2Backbone):
+        save_gpt2(backbone, folder)
+    else:
+        backbone.model.save_pretrained(folder, max_shard_size="100TB")
+
+
+def _limits(backbone: Backbone) -> tuple[int, int | None]:
+    """The size of the vocabulary and the number of positions (None: no limit known)."""
+    if isinstance(backbone, GPT2Backbone):
+        return backbone.config.vocab_size, backbone.config.positions
+    config = _text_config(backbone.model.config)
+    positions = [getattr(config, name, None) for name in _POSITIONS]
+    vocabulary = backbone.model.get_input_embeddings().num_embeddings
+    return vocabulary, next((p for p in positions if isinstance(p, int) and p > 0), None)
+
+
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config

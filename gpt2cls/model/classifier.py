@@ -1,0 +1,67 @@
+"""The whole network: backbone, pooling, head.
+
+Letters in tensor names: B rows, T tokens, F features of the pooled vector, C classes.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gpt2cls.config import ModelConfig
+from gpt2cls.data.tasks import Task
+from gpt2cls.model.backbone import Backbone, build_backbone
+from gpt2cls.model.head import LinearHead, build_head
+from gpt2cls.model.pooling import Pooling
+
+
+class Classifier(nn.Module):
+    """Tokens to logits."""
+
+    def __init__(self, backbone: Backbone, pooling: Pooling, head: LinearHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = pooling
+        self.head = head
+
+    def features(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Pooled vectors [B, F], before dropout: what can be kept while the backbone is frozen."""
+        return self.pooling(self.backbone(tokens_BT, lengths_B), lengths_B)  # type: ignore[no-any-return]
+
+    def head_logits(self, features_BF: Tensor, cut_share_B: Tensor) -> Tensor:
+        """Logits [B, C] in float32, already divided by the temperature."""
+        return self.head(features_BF, cut_share_B)  # type: ignore[no-any-return]
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, cut_share_B: Tensor) -> Tensor:
+        return self.head_logits(self.features(tokens_BT, lengths_B), cut_share_B)
+
+    def probabilities(self, logits_BC: Tensor) -> Tensor:
+        return self.head.probabilities(logits_BC)
+
+
+def build_classifier(
+    config: ModelConfig,
+    task: Task,
+    *,
+    vocab_size: int,
+    pad_id: int,
+    max_length: int,
+    seed: int,
+    base_dir: Path,
+) -> Classifier:
+    """A new classifier; the same seed gives the same weights, and the caller's draws stay."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = build_backbone(
+            config,
+            vocab_size=vocab_size,
+            pad_id=pad_id,
+            max_length=max_length,
+            base_dir=base_dir,
+        )
+        return with_new_head(backbone, config, task)
+
+
+def with_new_head(backbone: Backbone, config: ModelConfig, task: Task) -> Classifier:
+    pooling = Pooling(config.pooling, width=backbone.width, heads=config.heads)
+    return Classifier(backbone, pooling, build_head(config, task, pooling.width))

@@ -1,0 +1,166 @@
+"""GPT-2 as Radford et al. 2019 describe it, with the parameter names of transformers.GPT2Model.
+
+The hidden states are those of transformers. The names and the layout of every tensor are
+kept too, so that a Hugging Face folder is read and written without a conversion.
+
+Padding is on the right, and a causal model's token sees only what stands left of it: no
+real token ever sees padding, and no attention mask is needed.
+
+Letters in tensor names: B rows, T tokens, D features, H heads, K features of a head.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS = {
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """The shape of a GPT-2."""
+
+    vocab_size: int
+    positions: int
+    width: int
+    layers: int
+    heads: int
+    inner: int
+    activation: str = "gelu_new"
+    norm_epsilon: float = 1e-5
+    scale_attention: bool = True
+    scale_by_layer: bool = False
+    raw: dict[str, Any] = field(default_factory=dict, compare=False)
+    """The config.json it was read from, for writing it back."""
+
+
+class Affine(nn.Module):
+    """x W + b, with W stored [in, out] as GPT-2's files have it."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_in, num_out))
+        self.bias = nn.Parameter(torch.empty(num_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.t(), self.bias)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: GPT2Config, index: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, dropout
+        self.scale = 1 / math.sqrt(config.width // config.heads) if config.scale_attention else 1.0
+        if config.scale_by_layer:
+            self.scale /= index + 1
+        self.c_attn = Affine(config.width, 3 * config.width)
+        self.c_proj = Affine(config.width, config.width)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        B, T, D = x_BTD.shape
+        q_BHTK, k_BHTK, v_BHTK = (
+            part.view(B, T, self.heads, D // self.heads).transpose(1, 2)
+            for part in self.c_attn(x_BTD).split(D, dim=2)
+        )
+        mixed_BHTK = F.scaled_dot_product_attention(
+            q_BHTK,
+            k_BHTK,
+            v_BHTK,
+            is_causal=True,
+            scale=self.scale,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.c_proj(mixed_BHTK.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.c_fc = Affine(config.width, config.inner)
+        self.c_proj = Affine(config.inner, config.width)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.c_proj(self.activation(self.c_fc(x_BTD)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPT2Config, index: int, dropout: float) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.width, eps=config.norm_epsilon)
+        self.attn = Attention(config, index, dropout)
+        self.ln_2 = nn.LayerNorm(config.width, eps=config.norm_epsilon)
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        x_BTD = x_BTD + self.drop(self.attn(self.ln_1(x_BTD)))
+        return x_BTD + self.drop(self.mlp(self.ln_2(x_BTD)))  # type: ignore[no-any-return]
+
+
+class GPT2Backbone(nn.Module):
+    """Tokens to hidden states."""
+
+    def __init__(self, config: GPT2Config, *, dropout: float) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.width)
+        self.wpe = nn.Embedding(config.positions, config.width)
+        self.drop = nn.Dropout(dropout)
+        self.h = nn.ModuleList(Block(config, i, dropout) for i in range(config.layers))
+        self.ln_f = nn.LayerNorm(config.width, eps=config.norm_epsilon)
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @property
+    def blocks(self) -> list[list[nn.Module]]:
+        """The groups of layers from the bottom to the top; the embeddings are the first."""
+        return [[self.wte, self.wpe], *([block] for block in self.h[:-1]), [self.h[-1], self.ln_f]]
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Hidden states [B, T, D] after the last norm; those of padding mean nothing.
+
+        A batch padded beyond the position table is cut to it, provided that no text is longer.
+        """
+        T = tokens_BT.shape[1]
+        if self.config.positions < T:
+            if int(lengths_B.max()) > self.config.positions:
+                raise ValueError(
+                    f"a text of {int(lengths_B.max())} tokens; "
+                    f"the backbone has {self.config.positions} positions"
+                )
+            T = self.config.positions
+            tokens_BT = tokens_BT[:, :T]
+        x_BTD = self.drop(self.wte(tokens_BT) + self.wpe.weight[:T])
+        for block in self.h:
+            x_BTD = block(x_BTD)
+        return self.ln_f(x_BTD)  # type: ignore[no-any-return]
+
+
+def init_gpt2(model: GPT2Backbone) -> None:
+    """Draw new weights from torch's global generator.
+
+    Source: Radford et al. 2019, section 2.3: the weights of the layers that end on the
+        residual stream are scaled by 1/sqrt(number of such layers); 0.02 is from its code.
+    """
+    residual_std = 0.02 / math.sqrt(2 * model.config.layers)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif ".ln_" in name or name.startswith("ln_"):
+            nn.init.ones_(parameter)
+        else:
+            is_residual = name.endswith("c_proj.weight")
+            nn.init.normal_(parameter, std=residual_std if is_residual else 0.02)
