@@ -69,7 +69,9 @@ class AutoBackbone(nn.Module):
         places_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
         mask_BT = (places_T < lengths_B[:, None]).long()
         kwargs: dict[str, Any] = {}
-        if getattr(self.model.config, "is_decoder", True) or hasattr(self.model.config, "use_cache"):
+        if getattr(self.model.config, "is_decoder", True) or hasattr(
+            self.model.config, "use_cache"
+        ):
             kwargs["use_cache"] = False
         output = self.model(input_ids=tokens_BT, attention_mask=mask_BT, **kwargs)
         return cast(Tensor, output.last_hidden_state)

@@ -101,7 +101,9 @@ def save_gpt2(model: GPT2Backbone, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = config_json(model.config)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    tensors = {name: t.detach().float().cpu().contiguous() for name, t in model.state_dict().items()}
+    tensors = {
+        name: t.detach().float().cpu().contiguous() for name, t in model.state_dict().items()
+    }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
