@@ -46,7 +46,7 @@ _PROMOTIONS = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("registry", sa.Text, nullable=False),
     sa.Column("model", sa.Text, nullable=False, index=True),
-    sa.Column("alias", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
     sa.Column("old_version", sa.Integer),
     sa.Column("new_version", sa.Integer),
     sa.Column("by_whom", sa.Text, nullable=False),
@@ -88,11 +88,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Promotion:
-    """An alias was moved."""
+    """The alias `champion` was moved."""
 
     registry: str
     model: str
-    alias: str
+    action: str
+    """`gate`, `promote` or `rollback`."""
     old_version: int | None
     new_version: int | None
     by_whom: str
@@ -182,18 +183,18 @@ class Store:
         *,
         registry: str,
         model: str,
-        alias: str,
+        action: str,
         old: int | None,
         new: int | None,
         reason: str,
     ) -> None:
-        """Remember that an alias was moved, by the user of this process."""
+        """Remember that the champion changed, by the user of this process."""
         with self._write() as db:
             db.execute(
                 _PROMOTIONS.insert().values(
                     registry=registry,
                     model=model,
-                    alias=alias,
+                    action=action,
                     old_version=old,
                     new_version=new,
                     by_whom=f"{_user()}@{host_name()}",

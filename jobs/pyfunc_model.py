@@ -1,0 +1,27 @@
+"""The file that MLflow runs when a packaged model is loaded. It travels with the model.
+
+Needs what lies beside it (`code/gpt2cls`, `artifacts/model`) and the packages named in its
+requirements; nothing of the other rooms, no Ray, and nothing is unpickled.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+
+class PackagedClassifier(PythonModel):  # type: ignore[misc]
+    """Texts in a DataFrame to `label`, `score` and one `p_<label>` column per label."""
+
+    def load_context(self, context: Any) -> None:  # MLflow finds the parameter by this name
+        from gpt2cls.predict import Predictor
+
+        self.predictor = Predictor.load(Path(context.artifacts["model"]))
+
+    def predict(self, context: Any, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Predict; without type hints, which MLflow would take for a contract of its own."""
+        return self.predictor.predict_frame(model_input)
+
+
+set_model(PackagedClassifier())
