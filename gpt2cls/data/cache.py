@@ -13,6 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 4 * 2**20
@@ -84,3 +90,20 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def hash_texts(column: "pa.ChunkedArray") -> str:
+    """A hash of the texts and their order; how they are cut into chunks does not matter."""
+    import pyarrow as pa
+
+    lengths, content = hashlib.sha256(), hashlib.sha256()
+    for chunk in column.chunks:
+        texts = chunk.cast(pa.large_string())
+        if not len(texts):
+            continue
+        _, offset_bytes, text_bytes = texts.buffers()
+        offsets = np.frombuffer(offset_bytes, np.int64)[texts.offset :][: len(texts) + 1]
+        lengths.update(np.diff(offsets).tobytes())
+        if text_bytes is not None:
+            content.update(memoryview(text_bytes)[offsets[0] : offsets[-1]])
+    return lengths.hexdigest() + content.hexdigest()

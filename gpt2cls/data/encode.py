@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2cls.data.cache import MANIFEST, cached_folder
+from gpt2cls.data.cache import MANIFEST, cached_folder, hash_texts
 from gpt2cls.data.tasks import Split
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.errors import DataError
@@ -83,23 +83,6 @@ def open_tokens(folder: Path) -> TokenSet:
         raise DataError(
             f"{folder}: the token cache is torn: {error}. Start the job again; it is rebuilt."
         ) from error
-
-
-def hash_texts(column: "pa.ChunkedArray") -> str:
-    """A hash of the texts and their order; how they are cut into chunks does not matter."""
-    import pyarrow as pa
-
-    lengths, content = sha256(), sha256()
-    for chunk in column.chunks:
-        texts = chunk.cast(pa.large_string())
-        if not len(texts):
-            continue
-        _, offset_bytes, text_bytes = texts.buffers()
-        offsets = np.frombuffer(offset_bytes, np.int64)[texts.offset :][: len(texts) + 1]
-        lengths.update(np.diff(offsets).tobytes())
-        if text_bytes is not None:
-            content.update(memoryview(text_bytes)[offsets[0] : offsets[-1]])
-    return lengths.hexdigest() + content.hexdigest()
 
 
 def _write(split: Split, tokenizer: TextTokenizer, max_length: int, folder: Path) -> None:

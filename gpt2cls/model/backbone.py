@@ -56,7 +56,7 @@ class AutoBackbone(nn.Module):
     def blocks(self) -> list[list[nn.Module]]:
         """The layer lists of the model, bottom to top; what stands before and after joins them."""
         lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList)]
-        layers = list(max(lists, key=len, default=nn.ModuleList()))
+        layers = max((list(found) for found in lists), key=len, default=[])
         inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
         rest = [m for m in self.model.children() if not _holds_any(m, inside)]
         below = [m for m in rest if _has_embedding(m)]
@@ -106,7 +106,7 @@ def build_backbone(
     if vocab_size > vocabulary:
         raise ModelError(
             f"model.tokenizer has {vocab_size:,} tokens, but model.backbone = {model.backbone!r} "
-            f"has embeddings for {vocabulary:,}; leave model.tokenizer out to use the backbone's own"
+            f"has embeddings for {vocabulary:,}; leave model.tokenizer out to use its own"
         )
     if positions is not None and max_length > positions:
         raise ModelError(

@@ -65,7 +65,8 @@ def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2Backbone:
     if top not in names or f"h.{config.layers}.ln_1.weight" in names:
         raise ModelError(
             f"{folder}: config.json says n_layer = {config.layers}, but {WEIGHTS} holds "
-            f"{sum(n.endswith('.ln_1.weight') for n in names)} blocks; the files do not belong together"
+            f"{sum(n.endswith('.ln_1.weight') for n in names)} blocks; "
+            "the files do not belong together"
         )
     with torch.device("meta"):  # no memory until the tensors are known to fit
         model = GPT2Backbone(config, dropout=dropout)

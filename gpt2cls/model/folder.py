@@ -1,0 +1,148 @@
+"""A classifier on disk: what prediction needs, and nothing that runs code when it is read.
+
+gpt2cls.json           ModelInfo: the task, the settings, a checksum of every other file
+backbone/              config.json and model.safetensors, as transformers writes them
+head.safetensors       pooling and head
+tokenizer.json         and tokenizer_meta.json
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import save_file
+
+from gpt2cls.config import ModelConfig
+from gpt2cls.data.cache import sha256
+from gpt2cls.data.tasks import Task
+from gpt2cls.data.tokenizer import FILE, META, TextTokenizer
+from gpt2cls.errors import DataError, ModelError
+from gpt2cls.model.backbone import load_backbone, save_backbone
+from gpt2cls.model.classifier import Classifier, with_new_head
+from gpt2cls.pretrained import OUR_FORMAT, WEIGHTS, read_json, read_tensors
+
+HEAD = "head.safetensors"
+REQUIRED = (f"backbone/{WEIGHTS}", "backbone/config.json", HEAD, FILE, META)
+
+
+class ModelInfo(BaseModel):
+    """What gpt2cls.json says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    task: dict[str, Any]
+    """What Task.to_json gives; `the_task()` reads it."""
+    model: ModelConfig
+    text: str | tuple[str, str] = "text"
+    """The column, or the two columns of a pair."""
+    max_length: int = Field(ge=1)
+    thresholds: list[float] | None = None
+    """Of each label of a multi-label task; None: 0.5."""
+    vocab_size: int = Field(ge=1)
+    pad_id: int = Field(ge=0)
+    sha256: dict[str, str] = {}
+    """Of each file; filled in by `save_classifier`."""
+
+    def the_task(self) -> Task:
+        return Task.from_json(self.task)
+
+
+def save_classifier(
+    model: Classifier, tokenizer: TextTokenizer, info: ModelInfo, folder: Path
+) -> None:
+    """Write the model folder; under its name it is whole, or not there, or the former one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    made = aside / "model"
+    try:
+        save_backbone(model.backbone, made / "backbone")
+        save_file(_head_tensors(model), made / HEAD, metadata={"format": "pt"})
+        tokenizer.save(made)
+        sums = {
+            path.relative_to(made).as_posix(): sha256(path)
+            for path in sorted(made.rglob("*"))
+            if path.is_file()
+        }
+        sealed = info.model_copy(update={"sha256": sums})
+        (made / OUR_FORMAT).write_text(sealed.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if folder.exists():
+            os.rename(folder, aside / "former")
+        os.rename(made, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def load_classifier(folder: Path) -> tuple[Classifier, TextTokenizer, ModelInfo]:
+    """Read a model folder, on the CPU and in evaluation mode.
+
+    Raises:
+        ModelError: it is no model folder, or a file of it is missing or was altered.
+    """
+    info = read_info(folder)
+    _check_files(folder, info)
+    tokenizer = TextTokenizer.load(folder)
+    if tokenizer.vocab_size > info.vocab_size:
+        raise ModelError(
+            f"{folder / FILE}: has {tokenizer.vocab_size:,} tokens, but {OUR_FORMAT} says "
+            f"{info.vocab_size:,}; the files do not belong together"
+        )
+    backbone = load_backbone(folder / "backbone", dropout=info.model.dropout, pad_id=info.pad_id)
+    with torch.random.fork_rng(devices=[]):  # the draws are overwritten; the caller's stay
+        model = with_new_head(backbone, info.model, info.the_task())
+    _load_head(model, folder / HEAD)
+    return model.eval(), tokenizer, info
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """What gpt2cls.json says, without a look at the other files."""
+    path = folder / OUR_FORMAT
+    document = read_json(path)
+    try:
+        info = ModelInfo.model_validate(document)
+        info.the_task()
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise ModelError(f"{path}: {where} = {fault['input']!r}: {fault['msg']}") from error
+    except DataError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return info
+
+
+def _check_files(folder: Path, info: ModelInfo) -> None:
+    for name in REQUIRED:
+        if name not in info.sha256:
+            raise ModelError(f"{folder / OUR_FORMAT}: has no checksum of {name}")
+    for name, wanted in info.sha256.items():
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelError(f"{folder / OUR_FORMAT}: {name!r} is outside the model folder")
+        if not path.is_file():
+            raise ModelError(f"{folder}: {name} is missing; copy the whole model folder again")
+        if sha256(path) != wanted:
+            raise ModelError(
+                f"{path}: its checksum is not that of {OUR_FORMAT}: the file was altered or cut "
+                "short after the model was saved; copy the whole model folder again"
+            )
+
+
+def _head_tensors(model: Classifier) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor.detach().float().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("backbone.")
+    }
+
+
+def _load_head(model: Classifier, file: Path) -> None:
+    found = dict(read_tensors(file))
+    wanted = _head_tensors(model)
+    shapes = {name: list(tensor.shape) for name, tensor in found.items()}
+    if shapes != {name: list(tensor.shape) for name, tensor in wanted.items()}:
+        raise ModelError(f"{file}: holds {shapes}, which does not fit the settings in {OUR_FORMAT}")
+    model.load_state_dict(found, strict=False)
