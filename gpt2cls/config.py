@@ -29,7 +29,9 @@ Pair = Annotated[tuple[str, str], Strict(False)]
 class Block(BaseModel):
     """A part of a job file: an unknown key is an error, a value never changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
 
 
 class DataConfig(Block):
@@ -60,7 +62,7 @@ class TrainedTokenizer(Block):
 class ModelConfig(Block):
     """The network."""
 
-    backbone: str = Field(min_length=1)
+    backbone: str = Field("gpt2", min_length=1)
     """A Hugging Face name or folder, a registered model, or one of BUILTIN_SHAPES."""
     tokenizer: str | TrainedTokenizer | None = None
     """None: the backbone's own; for a built-in shape one of 8,000 entries is trained."""
@@ -104,7 +106,9 @@ class TrainConfig(Block):
     """Decoupled (AdamW); not on norms and biases."""
     clip: Number | None = Field(1.0, gt=0)
     """Largest norm of the gradient; None: no clipping."""
-    freeze: str = Field("none", pattern=r"^(none|head_only|last_layer|gradual|top:[1-9][0-9]{0,3})$")
+    freeze: str = Field(
+        "none", pattern=r"^(none|head_only|last_layer|gradual|top:[1-9][0-9]{0,3})$"
+    )
     class_weights: (
         Literal["none", "balanced"] | dict[str, Annotated[Number, Field(ge=0, le=1e6)]]
     ) = "none"

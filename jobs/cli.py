@@ -1,0 +1,47 @@
+"""The command line: arguments in, exit code out. Imports nothing heavy; the verbs do."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from jobs import cli_run, console
+
+app = typer.Typer(
+    name="gpt2cls",
+    help="Fine-tune GPT-2 text classifiers as jobs; recorded, registered and served by MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(cli_run.run)
+app.command()(cli_run.validate)
+app.command()(cli_run.schema)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: what stands after the program's name; None: that of this process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(given, prog_name="gpt2cls", standalone_mode=False)
+    except TyperException as error:
+        code = _wrong_usage(error, as_json="--json" in given)
+    if arguments is None:
+        os.dup2(2, 1)  # what libraries print on their way out is no result
+    return int(code or 0)
+
+
+def _wrong_usage(error: TyperException, *, as_json: bool) -> int:
+    context = getattr(error, "ctx", None)
+    words = str(getattr(error, "format_message", lambda: error)())
+    path = context.command_path if context is not None else "gpt2cls"
+    text = f"{words.rstrip('.')}. See `{path} --help`"
+    console.show_error(RuntimeError(text), "usage", sys.stdout, as_json=as_json)
+    return console.BAD_REQUEST

@@ -1,0 +1,63 @@
+"""What names, ids and addresses of models may look like: checked at the edge, before any use."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from gpt2cls.errors import RequestError
+
+NAME_PATTERN = r"^[a-z][a-z0-9-]{0,62}$"
+NAME_WORDS = (
+    "1 to 63 lower-case letters, digits and dashes, starting with a letter, such as bbc-news"
+)
+MODEL_WORDS = "models:/name@alias, models:/name/3, runs:/<run id>, or a model folder"
+
+JobName = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
+_REGISTERED = re.compile(
+    r"models:/[a-z][a-z0-9-]{0,62}(@[A-Za-z][A-Za-z0-9_-]{0,62}|/[1-9][0-9]{0,8})"
+)
+_RUN = re.compile(r"runs:/[0-9a-f]{32}(/[A-Za-z0-9_-]{1,64})?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def check_model(model: str) -> str:
+    """The address of a model as it was given, if it is one.
+
+    Raises:
+        ValueError: it names another scheme (file:, http:, ...), or is written wrongly.
+    """
+    if _CONTROL.search(model) or not model.strip():
+        raise ValueError(f"must be {MODEL_WORDS}")
+    if _SCHEME.match(model) and not (_REGISTERED.fullmatch(model) or _RUN.fullmatch(model)):
+        raise ValueError(f"must be {MODEL_WORDS}")
+    return model
+
+
+def is_folder(model: str) -> bool:
+    """Whether the address of a model is a path, not one of a registry."""
+    return _SCHEME.match(model) is None
+
+
+def check_name(name: str, *, what: str = "name") -> str:
+    """The name of a job or a registered model as it was given, if it is one."""
+    if not _NAME.fullmatch(name):
+        raise RequestError(f"{what} = {ascii(name)[:120]}: must be {NAME_WORDS}")
+    return name
+
+
+def check_job_id(job_id: str) -> str:
+    """The id of a job as it was given, if it can be one; `last` is the newest job."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise RequestError(
+            f"job id {ascii(job_id)[:120]}: an id holds lower-case letters, digits and dashes; "
+            "`gpt2cls jobs` lists them"
+        )
+    return job_id
+
+
+ModelAddress = Annotated[str, Field(min_length=1), AfterValidator(check_model)]

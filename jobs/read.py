@@ -1,0 +1,177 @@
+"""A job file to a checked job: the only reader of job files."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs.explain import explain, must_be
+from jobs.faults import BadRequestError, Problem
+from jobs.presets import PRESETS, fill
+from jobs.spec import KINDS, KINDS_TO_COME, AnyJob
+from jobs.tree import Path_, Tree, dotted, override, read_tree
+
+DATA_VARIABLE = "${GPT2CLS_DATA}"
+_PATHS: tuple[Path_, ...] = (
+    ("data", "train"),
+    ("data", "validation"),
+    ("data", "test"),
+    ("model", "backbone"),
+    ("model", "tokenizer"),
+    ("model",),
+    ("input",),
+    ("output",),
+)
+_SOURCES: tuple[Path_, ...] = (
+    ("data", "train"),
+    ("data", "validation"),
+    ("data", "test"),
+    ("input",),
+)
+_NOT_YET: tuple[tuple[Path_, Any, str], ...] = (
+    (("model", "head"), ("adaptive", "encdec"), "linear, the one head of this version"),
+    (("train", "lm_epochs"), range(1, 100_001), "0: this version does not fine-tune the LM first"),
+)
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job file that holds no fault."""
+
+    job: AnyJob
+    text: str
+    """The file as it was given."""
+    base_dir: Path
+    """What relative paths in it are taken from."""
+    missing: tuple[Problem, ...]
+    """Data that is not there."""
+
+
+def read_job(
+    path: Path, settings: Sequence[str] = (), *, data_dir: Path | None, needs_data: bool = True
+) -> JobFile:
+    """Read, override, fill and check a job file; starts and writes nothing.
+
+    Args:
+        path: the file.
+        settings: `key=value` texts that replace what the file says.
+        data_dir: what ${GPT2CLS_DATA} stands for.
+        needs_data: whether data that is not there is a fault, not a remark.
+
+    Raises:
+        BadRequestError: all the faults of the file at once.
+    """
+    tree = read_tree(path)
+    text = path.read_text(encoding="utf-8-sig")
+    override(tree, settings)
+    base_dir = path.absolute().parent
+    _expand(tree, data_dir)
+    missing = tuple(_missing_data(tree, base_dir))
+    job = _check(tree)
+    problems = _once_each([*tree.problems, *(missing if needs_data else ())])
+    if job is None or problems:
+        raise BadRequestError(problems)
+    return JobFile(job, text, base_dir, missing)
+
+
+def _check(tree: Tree) -> AnyJob | None:
+    """The job, if the fields are right; what is wrong is added to the tree's problems."""
+    kind = tree.values.get("kind")
+    likely = _check_kind(kind, tree)
+    if likely is None:
+        return None
+    _check_preset(tree)
+    given, tree.values = tree.values, fill(tree.values) | {"kind": likely}
+    tree.problems.extend(_not_yet(tree))
+    try:
+        return KINDS[likely].model_validate(tree.values)
+    except ValidationError as error:
+        tree.problems.extend(explain(error, tree, KINDS[likely]))
+        return None
+    finally:
+        tree.values = given
+
+
+def _check_kind(kind: Any, tree: Tree) -> str | None:
+    """The kind that is meant; None: it cannot be told."""
+    if isinstance(kind, str) and kind in KINDS:
+        return kind
+    allowed = f"one of {', '.join(KINDS)}"
+    if kind in KINDS_TO_COME:
+        words = f"kind = {kind}: this version runs {', '.join(KINDS)}"
+        near = []
+    else:
+        problem = must_be(tree, ("kind",), kind, allowed)
+        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        words = problem.message if kind is not None else f"kind is missing: give {allowed}"
+        words += f"; did you mean '{near[0]}'?" if near else ""
+    file, line = tree.where(("kind",))
+    tree.problems.append(Problem(words, file, line, None, "kind", kind, allowed))
+    return near[0] if near else None
+
+
+def _check_preset(tree: Tree) -> None:
+    """Words for the presets that are published but not part of this version."""
+    preset = tree.values.get("preset")
+    if isinstance(preset, str) and preset not in PRESETS:
+        allowed = f"one of {', '.join(PRESETS)}, or null: this version has no other preset"
+        tree.problems.append(must_be(tree, ("preset",), preset, allowed))
+
+
+def _not_yet(tree: Tree) -> Iterator[Problem]:
+    for (block, field), refused, allowed in _NOT_YET:
+        settings = tree.values.get(str(block))
+        value = settings.get(field) if isinstance(settings, dict) else None
+        if isinstance(value, str | int) and value is not True and value in refused:
+            yield must_be(tree, (block, field), value, allowed)
+
+
+def _texts(tree: Tree, paths: Sequence[Path_]) -> Iterator[tuple[Path_, dict[str, Any], str]]:
+    """Each text at one of the paths, with the block that holds it."""
+    for path in paths:
+        block: Any = tree.values
+        for part in path[:-1]:
+            block = block.get(part) if isinstance(block, dict) else None
+        if isinstance(block, dict) and isinstance(value := block.get(path[-1]), str):
+            yield path, block, value
+
+
+def _expand(tree: Tree, data_dir: Path | None) -> None:
+    for path, block, value in _texts(tree, _PATHS):
+        if not value.startswith(DATA_VARIABLE):
+            continue
+        if data_dir is None:
+            words = "a path without ${GPT2CLS_DATA}, or set that environment variable to a folder"
+            tree.problems.append(must_be(tree, path, value, words))
+        else:
+            block[str(path[-1])] = f"{data_dir}{value.removeprefix(DATA_VARIABLE)}"
+
+
+def _missing_data(tree: Tree, base_dir: Path) -> Iterator[Problem]:
+    from gpt2cls.data.locate import check_source_exists
+
+    for path, _, value in _texts(tree, _SOURCES):
+        if value.startswith(DATA_VARIABLE) or not value:
+            continue
+        if path == ("input",):
+            source = base_dir / value
+            fault = None if source.is_file() else f"no such file: {source}"
+        else:
+            fault = check_source_exists(value, base_dir=base_dir)
+        if fault is not None:
+            file, line = tree.where(path)
+            words = f"{dotted(path)}: {fault}"
+            allowed = "data that is there"
+            yield Problem(words, file, line, None, dotted(path), value, allowed)
+
+
+def _once_each(problems: Sequence[Problem]) -> list[Problem]:
+    """The first problem of each place, in the order of the file, the command line last."""
+    seen: dict[tuple[Any, ...], Problem] = {}
+    for problem in problems:
+        key = (problem.file, problem.field or problem.message)
+        seen.setdefault(key, problem)
+    return sorted(seen.values(), key=lambda p: (p.line is None, p.line or 0))

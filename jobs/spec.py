@@ -1,0 +1,158 @@
+"""What a job file may say: one strict, frozen model per kind of job."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, Strict, model_validator
+from pydantic_core import PydanticCustomError
+
+from gpt2cls.config import Block, DataConfig, ModelConfig, Number, Pair, TrainConfig
+from jobs.names import JobName, ModelAddress
+
+METRICS_TO_RAISE = ("accuracy", "macro_f1", "micro_f1", "exact_match")
+METRICS = (*METRICS_TO_RAISE, "log_loss")
+
+Fault = tuple[str, object, str]
+"""Field, value, and what it must be, of a rule that spans several fields."""
+
+_Workers = Annotated[int, Field(ge=1, le=512)]
+
+
+class ClusterConfig(Block):
+    """What the job runs on."""
+
+    workers: _Workers | Annotated[tuple[_Workers, _Workers], Strict(False)] = 1
+    """Data-parallel ranks, one process each; [min, max]: as many as there is room for."""
+    cpus_per_worker: Annotated[Number, Field(gt=0, le=1024)] | None = None
+    """None: the cores of the machine / workers. Sets the threads of a rank."""
+    gpus_per_worker: int = Field(0, ge=0, le=1)
+    """A rank drives at most one GPU."""
+    retries: int = Field(3, ge=0, le=1000)
+    """Lost workers and failed attempts survived before the job fails."""
+
+    @property
+    def max_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def min_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+
+class Gate(Block):
+    """What a new version must reach on the test split."""
+
+    metric: Literal["accuracy", "macro_f1", "micro_f1", "exact_match"] = "accuracy"
+    min: Annotated[Number, Field(ge=0, le=1)] | None = None
+    """Below this the model is not registered; None: no floor."""
+    beats: Literal["champion"] | None = "champion"
+    """The version that must be beaten to become champion; None: the newest becomes it."""
+
+
+class RegisterConfig(Block):
+    """Whether, and under which name, the model goes to the registry."""
+
+    model: JobName | None = None
+    """Name in the registry; None: the model is not registered."""
+    gate: Gate = Gate()
+
+
+class EvaluationData(Block):
+    """Labelled texts to measure a model on."""
+
+    test: str = Field(min_length=1)
+    """A built-in name, a file, a glob, a directory, or hf:<dataset>[/<config>]."""
+    text: str | Pair | None = None
+    """None: the column that the model was trained on."""
+    label: str = "label"
+    separator: str | None = Field(None, min_length=1)
+
+
+class FinetuneJob(Block):
+    """Fine-tune one classifier."""
+
+    kind: Literal["finetune"]
+    name: JobName
+    """Of the job, and of the MLflow experiment."""
+    preset: Literal["paper"] | None = None
+    """Fills fields of model and train: explicit > preset > default."""
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    registration: RegisterConfig = Field(RegisterConfig(), alias="register")
+    """`register` in the file; the name is taken in Python."""
+
+    @model_validator(mode="after")
+    def _the_parts_fit_each_other(self) -> Self:
+        if faults := [*_data_faults(self.data), *_training_faults(self)]:
+            # One error for all of them: validation stops at the first that is raised.
+            raise PydanticCustomError("rules", "several fields do not fit", {"faults": faults})
+        return self
+
+
+class PredictJob(Block):
+    """Predict every row of a file with a model."""
+
+    kind: Literal["predict"]
+    name: JobName
+    model: ModelAddress
+    input: str = Field(min_length=1)
+    """CSV, TSV, JSON, JSONL or Parquet; the first three also gzipped."""
+    output: str = Field(min_length=1)
+    """A file of any of these formats; replaced when the whole is written."""
+    spreadsheet_safe: bool = False
+    """Keep cells that begin like a formula from being one in a spreadsheet."""
+
+
+class EvaluateJob(Block):
+    """Measure a model on labelled data."""
+
+    kind: Literal["evaluate"]
+    name: JobName
+    model: ModelAddress
+    data: EvaluationData
+
+
+AnyJob = FinetuneJob | PredictJob | EvaluateJob
+Job = Annotated[AnyJob, Field(discriminator="kind")]
+
+KINDS: dict[str, type[FinetuneJob] | type[PredictJob] | type[EvaluateJob]] = {
+    "finetune": FinetuneJob,
+    "predict": PredictJob,
+    "evaluate": EvaluateJob,
+}
+KINDS_TO_COME = ("pretrain", "sweep", "distill", "prompt", "pipeline")
+
+
+def _data_faults(data: DataConfig) -> Iterator[Fault]:
+    columns = [data.text] if isinstance(data.text, str) else [*data.text]
+    if len(set(columns)) < len(columns):
+        yield "data.text", columns, "two different columns"
+    if data.label in columns:
+        yield "data.label", data.label, "a column that is not also data.text"
+    if isinstance(data.test, float) and isinstance(data.validation, float):
+        left = 1 - data.test - data.validation
+        if left <= 0:
+            share = f"below {1 - data.validation:g}, as data.validation takes {data.validation:g}"
+            yield "data.test", data.test, share
+
+
+def _training_faults(job: FinetuneJob) -> Iterator[Fault]:
+    train, cluster = job.train, job.cluster
+    if cluster.min_workers > cluster.max_workers:
+        yield "cluster.workers", cluster.workers, "[min, max] with min no larger than max"
+    elif train.batch_size < cluster.max_workers:
+        words = (
+            f"at least {cluster.max_workers}, so that each of cluster.workers has a row per step; "
+            "raise it, or ask for fewer workers"
+        )
+        yield "train.batch_size", train.batch_size, words
+    stopping = train.early_stopping
+    if stopping is not None and stopping.metric not in METRICS:
+        yield "train.early_stopping.metric", stopping.metric, f"one of {', '.join(METRICS)}"
+
+
+def dump(job: AnyJob) -> dict[str, object]:
+    """The resolved job as plain JSON values, every default filled in."""
+    return job.model_dump(mode="json", by_alias=True)
