@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gpt2cls.data.encode import TextTokenizer
+from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.errors import RequestError
 from gpt2cls.metrics import predictions
 from gpt2cls.model.classifier import Classifier

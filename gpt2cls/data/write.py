@@ -155,7 +155,7 @@ def _delimited_writer(delimiter: str) -> Callable[[IO[str], ExitStack], TableWri
 
 
 class _UnixLines:
-    """Ends rows with a line feed. Asked for that, the csv module would not quote carriage returns."""
+    """Ends rows with a line feed; asked for that, csv would leave carriage returns unquoted."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
