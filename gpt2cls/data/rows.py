@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +59,7 @@ class Origin:
 
     @cached_property
     def _starts(self) -> list[int]:
-        return np.cumsum([0] + [place.num_rows for place in self.places]).tolist()
+        return [0, *accumulate(place.num_rows for place in self.places)]
 
     def where(self, row: int) -> str:
         """For example "train.csv:17"."""

@@ -1,0 +1,265 @@
+"""From sources to splits: read, refuse what cannot be trained on, divide."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gpt2cls.config import DataConfig
+from gpt2cls.data.keys import fingerprint, row_keys
+from gpt2cls.data.labels import label_names, label_numbers, require_labels
+from gpt2cls.data.report import Problem
+from gpt2cls.data.rows import Columns, Rows
+from gpt2cls.data.sources import read_source
+from gpt2cls.data.splitting import hold_out
+from gpt2cls.data.tasks import Split, Task
+from gpt2cls.data.values import some
+from gpt2cls.errors import DataError
+
+FINGERPRINT_FORMAT = b"gpt2cls data 1"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a job needs to know of its data, but for tokens."""
+
+    task: Task
+    train: Split
+    validation: Split
+    test: Split | None
+    fingerprint: str
+    """Of the texts and labels of all splits and their order."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was decided on the way."""
+    problems: tuple[Problem, ...] = ()
+    """What only the reading could see; the data report has them all."""
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name."""
+        named = {"train": self.train, "validation": self.validation}
+        return named if self.test is None else named | {"test": self.test}
+
+
+class LabelledColumns(Protocol):
+    """The part of a configuration that names columns."""
+
+    @property
+    def text(self) -> str | tuple[str, str]: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def separator(self) -> str | None: ...
+
+
+def prepare(config: DataConfig, *, base_dir: Path, seed: int) -> Prepared:
+    """Read and divide the data of a job; the same call gives the same splits.
+
+    The labels are those of the training source. Rows of another validation or test source
+    whose label is none of these are left out, and the notes say how many. A test share is
+    taken before the validation share, which is a share of what is left.
+
+    Raises:
+        DataError: unreadable, or senseless to train on: no rows, rows without a label, a
+            single class, numbers in place of classes.
+    """
+    columns = Columns(config.text, config.label, config.separator)
+    found = read_source(config.train, columns, base_dir=base_dir)
+    rows = _choose(found, "train", config.train)
+    require_labels(rows, config.label, config.train)
+    names = label_names(rows, config.label, config.train)
+    task = Task("multi_label" if rows.is_multi_label else "single_label", names, _is_pair(rows))
+    notes = _Notes()
+
+    train = _split(rows, task)
+    test, train = _test(config, found, train, task, base_dir, seed, notes)
+    if isinstance(config.validation, str):
+        validation = _other(config.validation, "validation", columns, task, base_dir, notes)
+    else:
+        validation, train = _divide(train, config.validation, "validation", (seed, 0))
+        if "validation" in found:
+            notes.add(
+                f"{config.train} has its own validation split, which was not used: "
+                f"set data.validation to {config.train} to use it"
+            )
+    splits = [split for split in (train, validation, test) if split is not None]
+    return Prepared(task, train, validation, test, _fingerprint(task, splits), *notes.said())
+
+
+def read_labelled(source: str, columns: LabelledColumns, task: Task, *, base_dir: Path) -> Split:
+    """Rows to measure an existing model on; of several splits "test" is taken.
+
+    Raises:
+        DataError: as `prepare`, and also when a row has a label that the model does not know.
+    """
+    wanted = Columns(columns.text, columns.label, columns.separator)
+    rows = _choose(read_source(source, wanted, base_dir=base_dir), "test", source)
+    require_labels(rows, columns.label, source)
+    _same_kind(rows, task, source)
+    split, unknown = _known(rows, task)
+    if unknown:
+        raise DataError(
+            f"{source}: labels that the model does not know: {'; '.join(unknown)}. It knows "
+            f"{_listed(task.labels)}. Take these rows out, or name the labels alike"
+        )
+    return split
+
+
+class _Notes:
+    """What is decided while preparing."""
+
+    def __init__(self) -> None:
+        self._notes: list[str] = []
+        self._problems: list[Problem] = []
+
+    def add(self, note: str, problem: Problem | None = None) -> None:
+        self._notes.append(note)
+        if problem is not None:
+            self._problems.append(problem)
+
+    def said(self) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+        return tuple(self._notes), tuple(self._problems)
+
+
+def _choose(found: dict[str, Rows], wanted: str, source: str) -> Rows:
+    """The split `wanted`; a source with a single split means that one."""
+    if wanted in found:
+        return found[wanted]
+    if len(found) == 1:
+        return next(iter(found.values()))
+    raise DataError(
+        f"{source}: has no split {wanted!r} but {_listed(sorted(found))}; save the one meant to a "
+        "file or folder of its own"
+    )
+
+
+def _test(
+    config: DataConfig,
+    found: dict[str, Rows],
+    train: Split,
+    task: Task,
+    base_dir: Path,
+    seed: int,
+    notes: _Notes,
+) -> tuple[Split | None, Split]:
+    """The test split, and what is left of the training rows."""
+    if isinstance(config.test, float):
+        return _divide(train, config.test, "test", (seed, 1))
+    if isinstance(config.test, str):
+        columns = Columns(config.text, config.label, config.separator)
+        return _other(config.test, "test", columns, task, base_dir, notes), train
+    own = found.get("test")
+    if own is None:
+        notes.add("no test split: nothing was held out to measure the final model on")
+        return None, train
+    if own.labels is not None and own.labels.null_count == len(own):
+        notes.add(f"no test split: that of {config.train} has no labels")
+        return None, train
+    require_labels(own, config.label, f"{config.train}, split test")
+    return _checked(own, "test", config.train, task, notes), train
+
+
+def _other(
+    source: str, name: str, columns: Columns, task: Task, base_dir: Path, notes: _Notes
+) -> Split:
+    rows = _choose(read_source(source, columns, base_dir=base_dir), name, source)
+    require_labels(rows, columns.label or "", source)
+    return _checked(rows, name, source, task, notes)
+
+
+def _checked(rows: Rows, name: str, source: str, task: Task, notes: _Notes) -> Split:
+    """The rows whose labels are all among the task's; the others are told of."""
+    _same_kind(rows, task, source)
+    split, unknown = _known(rows, task)
+    if not len(split):
+        raise DataError(
+            f"{source}: none of its labels ({'; '.join(unknown)}) is in the training rows, which "
+            f"have {_listed(task.labels)}"
+        )
+    if unknown:
+        notes.add(
+            f"{name}: {len(rows) - len(split):,} of {len(rows):,} rows left out; the training rows "
+            "have no such label",
+            Problem(kind=f"labels_only_in_{name}", count=len(unknown), examples=unknown[:3]),
+        )
+    return split
+
+
+def _same_kind(rows: Rows, task: Task, source: str) -> None:
+    if rows.is_multi_label != (task.kind == "multi_label"):
+        here, there = (
+            ("lists of labels", "one label")
+            if rows.is_multi_label
+            else ("one label", "lists of labels")
+        )
+        raise DataError(f"{source}: has {here} a row where the training rows have {there}")
+    if _is_pair(rows) != task.is_pair:
+        here, there = ("pairs", "single texts") if _is_pair(rows) else ("single texts", "pairs")
+        raise DataError(f"{source}: has {here} where the training rows have {there}")
+
+
+def _known(rows: Rows, task: Task) -> tuple[Split, list[str]]:
+    """The rows with known labels only, and a line on each label that is not known."""
+    numbers, unknown = label_numbers(rows, task)
+    split = Split(rows.texts, rows.pairs, numbers, None, rows.origin)
+    if not unknown:
+        return _with_keys(split), []
+    is_known = np.ones(len(rows), bool)
+    lines = []
+    for name, rows_with in unknown.items():
+        is_known[rows_with] = False
+        lines.append(f"{name!r} in {len(rows_with):,} rows ({some(rows_with[:1], rows.where)})")
+    return _with_keys(_kept(split, is_known)), lines
+
+
+def _split(rows: Rows, task: Task) -> Split:
+    numbers, unknown = label_numbers(rows, task)
+    assert not unknown
+    return _with_keys(Split(rows.texts, rows.pairs, numbers, None, rows.origin))
+
+
+def _with_keys(split: Split) -> Split:
+    return replace(split, keys=row_keys(split.texts, split.pairs))
+
+
+def _divide(split: Split, share: float, name: str, seed: tuple[int, int]) -> tuple[Split, Split]:
+    assert split.keys is not None
+    is_held = hold_out(split.keys, split.labels, share, seed=seed)
+    if not is_held.any():
+        raise DataError(
+            f"data.{name} = {share:g}: no row can be held out of {len(split):,}, because every "
+            f"class needs one in training. Give more rows, or a source for data.{name}"
+        )
+    return _kept(split, is_held), _kept(split, ~is_held)
+
+
+def _kept(split: Split, mask: NDArray[np.bool_]) -> Split:
+    chosen = pa.array(mask)
+    return Split(
+        split.texts.filter(chosen),
+        None if split.pairs is None else split.pairs.filter(chosen),
+        split.labels[mask],
+        None if split.keys is None else split.keys[mask],
+        None if split.origin is None else split.origin.keep(mask),
+    )
+
+
+def _is_pair(rows: Rows) -> bool:
+    return rows.pairs is not None
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def _fingerprint(task: Task, splits: Sequence[Split]) -> str:
+    parts: list[Any] = [FINGERPRINT_FORMAT, task.kind.encode()]
+    parts += [name.encode("utf-8") for name in task.labels]
+    for split in splits:
+        parts += [split.keys, split.labels]
+    return fingerprint(parts)

@@ -1,0 +1,102 @@
+"""Whole files that are one text each: their encoding, and folders of them."""
+
+import codecs
+import gzip
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gpt2cls.data.locate import class_folders
+from gpt2cls.data.rows import Origin, Place, Rows
+from gpt2cls.errors import DataError
+
+MAX_TEXT_BYTES = 2**24
+"""A longer text would be cut to a ten-thousandth of itself anyway."""
+CHUNK_BYTES = 2**26
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_class_folders(folder: Path, name: str, *, fallback: str | None = None) -> Rows:
+    """Every file of every folder in `folder`, labelled with the folder's name.
+
+    Args:
+        folder: holds one folder per class, each of which holds text files.
+        name: how the folder is named in messages.
+        fallback: the encoding of a file that is not Unicode, where that is known beforehand.
+
+    Raises:
+        DataError: a file cannot be read as text, or a class folder holds a folder.
+    """
+    files = [file for label in class_folders(folder) for file in _files(label, name)]
+    chunks, texts, size = [], [], 0
+    places = []
+    for file in files:
+        shown = f"{name}/{file.parent.name}/{file.name}"
+        text = decode(_content(file, shown), shown, fallback=fallback)
+        texts.append(text)
+        places.append(Place(shown, 1, is_one_row=True))
+        size += len(text)
+        if size > CHUNK_BYTES:
+            chunks.append(pa.array(texts, pa.large_string()))
+            texts, size = [], 0
+    chunks.append(pa.array(texts, pa.large_string()))
+    labels = pa.array([file.parent.name for file in files], pa.large_string())
+    return Rows(pa.chunked_array(chunks), None, pa.chunked_array([labels]), Origin(places))
+
+
+def decode(data: bytes, where: str, *, fallback: str | None = None) -> str:
+    """The text that UTF-8 or (with a byte order mark) UTF-16 bytes stand for.
+
+    Raises:
+        DataError: the bytes are something else; nothing is guessed.
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if fallback is not None:
+            return data.decode(fallback)
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{where}:{line}: byte 0x{data[error.start]:02x} is not {encoding}. If the text is "
+            "Latin-1, convert it: iconv -f latin1 -t utf-8 OLD > NEW"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(
+            f"{where}:{line}: a NUL character, which is not text. Remove it; if the file is UTF-16 "
+            "without a byte order mark, convert it: iconv -f utf-16le -t utf-8 OLD > NEW"
+        )
+    return text
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    children = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    inner = [child.name for child in children if child.is_dir()]
+    if inner:
+        raise DataError(
+            f"{name}/{folder.name}: the folder of a class must hold only files; "
+            f"{inner[0]!r} is a folder. Move its files up, or make it a class of its own"
+        )
+    return children
+
+
+def _content(file: Path, shown: str) -> bytes:
+    opener: Any = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opener(file, "rb") as opened:
+            data: bytes = opened.read(MAX_TEXT_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{shown}: cannot be read: {error}") from error
+    if len(data) > MAX_TEXT_BYTES:
+        raise DataError(
+            f"{shown}: longer than {MAX_TEXT_BYTES:,} bytes, too long for one text; a file with a "
+            "text in each row needs an ending such as .csv"
+        )
+    return data
