@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from jobs import cli_run, console
+from jobs import cli_cluster, cli_data, cli_jobs, cli_models, cli_run, cli_use, console
 
 app = typer.Typer(
     name="gpt2cls",
@@ -20,6 +20,16 @@ app = typer.Typer(
 app.command()(cli_run.run)
 app.command()(cli_run.validate)
 app.command()(cli_run.schema)
+app.add_typer(cli_data.group, name="data")
+app.command()(cli_jobs.jobs)
+app.command()(cli_jobs.show)
+app.command()(cli_jobs.resume)
+app.command()(cli_jobs.report)
+app.add_typer(cli_models.group, name="models")
+app.command()(cli_use.predict)
+app.command()(cli_use.evaluate)
+app.command()(cli_use.serve)
+app.add_typer(cli_cluster.group, name="cluster")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,10 @@
 """Verbs that take a job file: run, validate, schema."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Surroundings, from_environment
+from jobs.cli_use import show_evaluated, show_predicted
 from jobs.console import Answer, messages
 from jobs.verb import Debug, JobPath, Json, Settings, verb
 
@@ -21,19 +23,43 @@ def run(
 
     surroundings = from_environment()
     file = read_job(job, settings or (), data_dir=surroundings.data_dir)
-    document = _run(file, surroundings)
-    return Answer(document, lambda out: _show_result(document, out))
+    document, show = _run(file, surroundings)
+    return Answer(document, lambda out: show(document, out))
 
 
-def _run(file: "JobFile", surroundings: Surroundings) -> dict[str, Any]:
-    from jobs.spec import FinetuneJob
+def _run(
+    file: "JobFile", surroundings: Surroundings
+) -> tuple[dict[str, Any], Callable[[dict[str, Any], "Console"], None]]:
+    """Hand the job to the driver of its kind; its document, and how to show it."""
+    from jobs.spec import EvaluateJob, FinetuneJob
 
-    job = file.job
+    job, base_dir, say = file.job, file.base_dir, messages()
     if isinstance(job, FinetuneJob):
         from jobs.finetune import run_finetune
 
-        return run_finetune(file.text, job, file.base_dir, surroundings, messages())
-    raise NotImplementedError
+        document = run_finetune(
+            file.text, job, base_dir=base_dir, surroundings=surroundings, console=say
+        )
+        return document, show_result
+    if isinstance(job, EvaluateJob):
+        from jobs.evaluate import run_evaluate
+
+        document = run_evaluate(
+            job.model, job.data, base_dir=base_dir, surroundings=surroundings, console=say
+        )
+        return document, show_evaluated
+    from jobs.predict import run_predict
+
+    document = run_predict(
+        job.model,
+        job.input,
+        job.output,
+        base_dir=base_dir,
+        surroundings=surroundings,
+        console=say,
+        spreadsheet_safe=job.spreadsheet_safe,
+    )
+    return document, show_predicted
 
 
 @verb
@@ -78,5 +104,15 @@ def _show_plan(document: dict[str, Any], out: "Console") -> None:
         messages().print(f"warning: {warning}")
 
 
-def _show_result(document: dict[str, Any], out: "Console") -> None:
-    out.print_json(data=document)
+def show_result(document: dict[str, Any], out: "Console") -> None:
+    """The end of a finetune job: the test table, and where the model is."""
+    from jobs.tables import metrics_table
+
+    split = "test" if document.get("test") else "validation"
+    measured = document.get(split) or {}
+    title = f"job {document['job_id']}, {split} split"
+    out.print(metrics_table(measured, document.get("baselines") or {}, title))
+    if model := document.get("model"):
+        alias = f" ({model['alias']})" if model.get("alias") else ""
+        out.print(f"model models:/{model['name']}/{model['version']}{alias}")
+    out.print(f"job {document['job_id']}: gpt2cls report {document['job_id']} makes a page of it")

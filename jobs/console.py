@@ -25,6 +25,8 @@ class Answer:
     document: dict[str, Any]
     show: Callable[["Console"], None]
     exit_code: int = OK
+    then: Callable[[], int] | None = None
+    """What goes on after the answer was given; gives the exit code."""
 
 
 def messages() -> "Console":

@@ -15,11 +15,9 @@ MODEL_WORDS = "models:/name@alias, models:/name/3, runs:/<run id>, or a model fo
 
 JobName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
-_REGISTERED = re.compile(
-    r"models:/[a-z][a-z0-9-]{0,62}(@[A-Za-z][A-Za-z0-9_-]{0,62}|/[1-9][0-9]{0,8})"
-)
+_REGISTERED_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}"
+_REGISTERED = re.compile(rf"models:/{_REGISTERED_NAME}(@[A-Za-z0-9_-]{{1,255}}|/[1-9][0-9]{{0,8}})")
 _RUN = re.compile(r"runs:/[0-9a-f]{32}(/[A-Za-z0-9_-]{1,64})?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -43,10 +41,13 @@ def is_folder(model: str) -> bool:
     return _SCHEME.match(model) is None
 
 
-def check_name(name: str, *, what: str = "name") -> str:
-    """The name of a job or a registered model as it was given, if it is one."""
-    if not _NAME.fullmatch(name):
-        raise RequestError(f"{what} = {ascii(name)[:120]}: must be {NAME_WORDS}")
+def check_registered_name(name: str) -> str:
+    """The name of a registered model as it was given, if it can be one."""
+    if not re.fullmatch(_REGISTERED_NAME, name):
+        raise RequestError(
+            f"model name {ascii(name)[:120]}: a name holds letters, digits, '_', '-' and '.'; "
+            "`gpt2cls models` lists them"
+        )
     return name
 
 

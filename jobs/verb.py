@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +26,13 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or `last`.
 Settings = Annotated[
     list[str] | None,
     typer.Option("-s", "--set", metavar="KEY=VALUE", help="Replace a value of the job file."),
+]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="models:/name@alias, models:/name/3, runs:/id, folder."),
+]
+TextColumns = Annotated[
+    list[str] | None, typer.Option("--text", help="Column of the text; twice for pairs.")
 ]
 
 _FAULTS: tuple[tuple[type[BaseException], str, int], ...] = (
@@ -48,6 +55,8 @@ def verb(function: Callable[..., Answer]) -> Callable[..., int]:
             try:
                 answer = function(json=json, debug=debug, **arguments)
                 console.write_answer(answer, stream, as_json=json)
+                if answer.then is not None:
+                    return answer.then()
             except BrokenPipeError:  # whoever read the result has left
                 return console.FAILED
             except (Exception, KeyboardInterrupt) as error:
@@ -55,6 +64,19 @@ def verb(function: Callable[..., Answer]) -> Callable[..., int]:
             return answer.exit_code
 
     return command
+
+
+def columns_of(names: Sequence[str] | None) -> str | tuple[str, str] | None:
+    """The text columns that were named on the command line.
+
+    Raises:
+        RequestError: more than two.
+    """
+    if not names:
+        return None
+    if len(names) > 2:
+        raise RequestError(f"--text was given {len(names)} times: one column, or two for pairs")
+    return names[0] if len(names) == 1 else (names[0], names[1])
 
 
 def _say(error: BaseException, stream: Any, *, as_json: bool, debug: bool) -> int:

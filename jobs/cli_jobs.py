@@ -1,0 +1,157 @@
+"""Verbs about jobs that are there already: jobs, show, resume, report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.home import Surroundings, from_environment
+from gpt2cls.errors import RequestError
+from jobs.console import Answer, messages
+from jobs.names import check_job_id
+from jobs.verb import Debug, JobId, Json, verb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jobs.store import Job, Store
+
+_MAX_SHOWN = 50
+
+
+@verb
+def jobs(json: Json = False, debug: Debug = False) -> Answer:
+    """List the jobs, the newest first."""
+    store = _settled_store(from_environment())
+    document = {"jobs": [_row(job) for job in store.jobs()]}
+    return Answer(document, lambda out: _show_jobs(document, out))
+
+
+@verb
+def show(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
+    """Show one job: state, reason, attempts, result."""
+    surroundings = from_environment()
+    found = _settled_store(surroundings).get(check_job_id(job))
+    folder = surroundings.home.job_dir(found.id)
+    document = _row(found) | {
+        "attempts": _attempts(found, folder),
+        "folder": str(folder),
+        "spec": found.spec,
+        "result": _read_json(folder / "result.json"),
+    }
+    return Answer(document, lambda out: _show_job(document, out))
+
+
+@verb
+def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
+    """Go on with a job that was stopped, failed or killed."""
+    from jobs.cli_run import show_result
+
+    surroundings = from_environment()
+    found = _settled_store(surroundings).get(check_job_id(job))
+    if found.kind != "finetune":
+        raise RequestError(f"job {found.id} is of kind {found.kind}, which starts anew: run it")
+
+    from jobs.finetune import resume_finetune
+
+    document = resume_finetune(found.id, surroundings=surroundings, console=messages())
+    return Answer(document, lambda out: show_result(document, out))
+
+
+@verb
+def report(
+    job: JobId,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path(
+        "report.html"
+    ),
+    json: Json = False,
+    debug: Debug = False,
+) -> Answer:
+    """Write one self-contained HTML page about a job."""
+    from jobs.store import Store
+
+    surroundings = from_environment()
+    found = Store(surroundings.home).get(check_job_id(job))
+    folder = surroundings.home.job_dir(found.id)
+    if not folder.is_dir():
+        raise RequestError(f"job {found.id}: its folder {folder} is gone, and with it the report")
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise RequestError(f"-o {output}: name a file in a folder that exists")
+
+    from jobs.page import write_report
+
+    write_report(folder, output)
+    document = {"job_id": found.id, "output": str(output)}
+    return Answer(document, lambda out: out.print(f"report of {found.id}: {output}"))
+
+
+def _settled_store(surroundings: Surroundings) -> "Store":
+    """The store, with jobs whose process is gone given their true end."""
+    from jobs.settle import settle
+    from jobs.store import Store
+
+    store = Store(surroundings.home)
+    for job in settle(store, surroundings):
+        messages().print(f"job {job.id}: RUNNING -> {job.state}, {job.reason}")
+    return store
+
+
+def _row(job: "Job") -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "name": job.name,
+        "kind": job.kind,
+        "state": str(job.state),
+        "reason": job.reason,
+        "created_unix_s": job.created_unix_s,
+        "started_unix_s": job.started_unix_s,
+        "ended_unix_s": job.ended_unix_s,
+        "run_id": job.run_id,
+    }
+
+
+def _attempts(job: "Job", folder: Path) -> list[dict[str, Any]]:
+    """One entry per process that worked on the job, the last with the workers it lost."""
+    attempts: list[dict[str, Any]] = [{"attempt": i + 1} for i in range(job.num_attempts)]
+    if attempts:
+        attempts[-1] |= {"state": str(job.state), "lost": _read_lines(folder / "attempts.jsonl")}
+    return attempts
+
+
+def _read_lines(path: Path) -> list[Any]:
+    from json import loads
+
+    return [loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _read_json(path: Path) -> Any:
+    from json import loads
+
+    return loads(path.read_text()) if path.exists() else None
+
+
+def _show_jobs(document: dict[str, Any], out: "Console") -> None:
+    from jobs.tables import moment, plain_table
+
+    rows = [
+        [job["job_id"], job["kind"], job["state"], moment(job["created_unix_s"]), job["reason"]]
+        for job in document["jobs"][:_MAX_SHOWN]
+    ]
+    out.print(plain_table(["job", "kind", "state", "made (UTC)", "reason"], rows))
+    if len(document["jobs"]) > _MAX_SHOWN:
+        out.print(f"{len(document['jobs']) - _MAX_SHOWN:,} older jobs: --json lists all")
+
+
+def _show_job(document: dict[str, Any], out: "Console") -> None:
+    from jobs.cli_run import show_result
+    from jobs.tables import moment
+
+    out.print(f"job {document['job_id']} ({document['kind']}): {document['state']}")
+    if document["reason"]:
+        out.print(f"reason: {document['reason']}")
+    out.print(f"attempts: {len(document['attempts'])}")
+    for lost in (document["attempts"] or [{}])[-1].get("lost", []):
+        out.print(f"workers lost: {lost['lost']}")
+    out.print(f"made {moment(document['created_unix_s'])} UTC, folder {document['folder']}")
+    if document["result"]:
+        show_result(document["result"], out)

@@ -1,0 +1,63 @@
+"""Predict every row of a file with a model, in bounded memory."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cluster.home import Surroundings
+from gpt2cls.predict import Predictor
+from gpt2cls.predict_files import predict_file
+from jobs.models import model_folder
+
+_SAY_EVERY_S = 2.0
+
+
+def run_predict(
+    model: str,
+    source: str,
+    output: str,
+    *,
+    base_dir: Path,
+    surroundings: Surroundings,
+    console: Console,
+    spreadsheet_safe: bool = False,
+) -> dict[str, Any]:
+    """The document of `predict`: `{model, input, output, rows, seconds}`.
+
+    Raises:
+        RequestError: the model, the input or the output cannot be used.
+    """
+    started_s = time.monotonic()
+    predictor = Predictor.load(model_folder(model, surroundings, base_dir=base_dir))
+    rows = predict_file(
+        predictor,
+        base_dir / source,
+        base_dir / output,
+        spreadsheet_safe=spreadsheet_safe,
+        progress=_progress(console),
+    )
+    seconds = round(time.monotonic() - started_s, 2)
+    return {
+        "model": model,
+        "input": source,
+        "output": str(base_dir / output),
+        "rows": rows,
+        "seconds": {"total": seconds},
+    }
+
+
+def _progress(console: Console) -> Callable[[int], None]:
+    """Says how far it is, at most every other second."""
+    started_s = said_s = time.monotonic()
+
+    def say(rows: int) -> None:
+        nonlocal said_s
+        now_s = time.monotonic()
+        if now_s - said_s >= _SAY_EVERY_S:
+            said_s = now_s
+            console.print(f"{rows:,} rows, {rows / (now_s - started_s):,.0f} rows/s")
+
+    return say
