@@ -8,7 +8,7 @@ Letters in tensor names: B rows, T tokens, F features, C classes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +24,16 @@ PADDED_TO_MULTIPLE_OF = 8
 """Few distinct shapes: a matrix shape that the CPU library has not seen yet is slow."""
 
 
-class Tokens(Protocol):
-    """What is needed of a token cache (encode.TokenSet); tests bring plain arrays."""
+@dataclass(frozen=True)
+class Tokens:
+    """The texts of a split as arrays over its N rows; `tokens` may be mapped from a file."""
 
-    @property
-    def tokens(self) -> NDArray[Any]: ...
-    @property
-    def offsets(self) -> NDArray[np.int64]: ...
-    @property
-    def lengths(self) -> NDArray[Any]: ...
-    @property
-    def cut_share(self) -> NDArray[Any]: ...
+    tokens: NDArray[Any]
+    """Of row i: tokens[offsets[i] : offsets[i + 1]]."""
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int32]
+    cut_share: NDArray[np.float32]
+    """The share of each text that `max_length` cut off."""
 
 
 @dataclass

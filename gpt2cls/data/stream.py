@@ -25,6 +25,9 @@ CHUNK_ROWS = 10_000
 CHUNK_BYTES = 32 * 2**20
 MAX_LINE_CHARACTERS = 16 * 2**20
 """A longer line is not a row but a missing line break or quote."""
+MAX_COLUMNS = 10_000
+MAX_WHOLE_CHARACTERS = 2**28
+"""Of a JSON object of columns, which can only be read whole."""
 MISSING = object()
 """Stands in a chunk for a key that a JSON object does not have, which is not the same as null."""
 
@@ -133,7 +136,8 @@ def _check_characters(text: str, where: str) -> None:
         byte = ord(bad[0]) - 0xDC00
         raise DataError(
             f"{where}: byte 0x{byte:02x} at character {bad.start() + 1} is neither "
-            "UTF-8 nor UTF-16; save the file as UTF-8"
+            "UTF-8 nor UTF-16; save the file as UTF-8. If it is Latin-1: "
+            "iconv -f latin1 -t utf-8 OLD > NEW"
         )
     if "\0" in text:
         raise DataError(f"{where}: a NUL character; is this a text file? Remove it")
@@ -142,21 +146,37 @@ def _check_characters(text: str, where: str) -> None:
 def _csv_chunks(file: IO[str], path: Path, delimiter: str, chunk_rows: int) -> Iterator[Chunk]:
     csv.field_size_limit(MAX_LINE_CHARACTERS)
     reader = csv.reader(_lines(file, path), delimiter=delimiter, strict=True)
+    records = _csv_records(reader, path)
+    _, names = next(records, (1, []))
+    _check_header(names, path)
+    for rows, places in _csv_rows(records, len(names), path, chunk_rows):
+        values = zip(*rows, strict=True) if rows else ((),) * len(names)
+        yield Chunk(dict(zip(names, values, strict=True)), places, f"{path}:")
+
+
+def _csv_records(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(first line, values) of each row that is not blank."""
+    line = 0
     try:
-        names = next(reader, [])
-        _check_header(names, path)
-        for rows, places in _csv_rows(reader, len(names), path, chunk_rows):
-            values = zip(*rows, strict=True) if rows else ((),) * len(names)
-            yield Chunk(dict(zip(names, values, strict=True)), places, f"{path}:")
+        for row in reader:
+            if row:
+                yield line + 1, row
+            line = reader.line_num
     except csv.Error as error:
         raise DataError(
-            f"{path}:{reader.line_num}: {error}; is a quote missing or not doubled?"
+            f"{path}:{line + 1}: {error} (in the row that begins here); is a quote missing or not "
+            "doubled?"
         ) from error
 
 
 def _check_header(names: Sequence[str], path: Path) -> None:
     if not names:
         raise DataError(f"{path}: empty; the first line must name the columns")
+    if len(names) > MAX_COLUMNS:
+        raise DataError(
+            f"{path}:1: {len(names):,} columns, at most {MAX_COLUMNS:,} are read; leave out those "
+            "that are neither text nor label"
+        )
     if len(set(names)) < len(names):
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
@@ -164,15 +184,12 @@ def _check_header(names: Sequence[str], path: Path) -> None:
 
 
 def _csv_rows(
-    reader: Any, num_columns: int, path: Path, chunk_rows: int
+    records: Iterator[tuple[int, list[str]]], num_columns: int, path: Path, chunk_rows: int
 ) -> Iterator[tuple[list[list[str]], list[int]]]:
     rows: list[list[str]] = []
     places: list[int] = []
-    size, line = 0, reader.line_num
-    for row in reader:
-        first_line, line = line + 1, reader.line_num
-        if not row:
-            continue  # a blank line
+    size = 0
+    for first_line, row in records:
         if len(row) != num_columns:
             raise DataError(
                 f"{path}:{first_line}: {len(row)} values in a table of {num_columns} columns; "
@@ -194,7 +211,7 @@ def _jsonl_records(file: IO[str], path: Path) -> Iterator[tuple[int, Any, int]]:
             continue
         try:
             yield number, json.loads(line), len(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not JSON: {error}") from error
 
 
@@ -202,6 +219,9 @@ def _json_records(file: IO[str], path: Path) -> Iterator[tuple[int, Any, int]]:
     """(row, object, characters) of an array of objects, without reading it whole."""
     decoder = json.JSONDecoder()
     text, at = file.read(READ_CHARACTERS), 0
+    if text.lstrip().startswith("{"):
+        yield from _json_columns(text + file.read(MAX_WHOLE_CHARACTERS), path)
+        return
     if not text.lstrip().startswith("["):
         raise DataError(f"{path}: must hold an array of objects; one object a line is .jsonl")
     text = text.lstrip()[1:]
@@ -221,6 +241,27 @@ def _json_records(file: IO[str], path: Path) -> Iterator[tuple[int, Any, int]]:
         _check_characters(text[at:end], f"{path}, row {row}")
         yield row, record, end - at
         at = end
+
+
+def _json_columns(text: str, path: Path) -> Iterator[tuple[int, Any, int]]:
+    """(row, object, characters) of an object of columns, each an array of equal length."""
+    if len(text) > MAX_WHOLE_CHARACTERS:
+        raise DataError(f"{path}: too large for an object of columns; write one object a line")
+    _check_characters(text, str(path))
+    try:
+        columns = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}; one object a line is .jsonl") from error
+    if not all(isinstance(values, list) for values in columns.values()):
+        raise DataError(
+            f"{path}: must hold an array of objects, or one object of arrays; one object a line "
+            "is .jsonl"
+        )
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{path}: its columns differ in length: {lengths}")
+    for row, values in enumerate(zip(*columns.values(), strict=True), start=1):
+        yield row, dict(zip(columns, values, strict=True)), 0
 
 
 def _record_chunks(

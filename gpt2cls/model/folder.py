@@ -10,17 +10,17 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 
 from gpt2cls.config import ModelConfig
 from gpt2cls.data.cache import sha256
 from gpt2cls.data.tasks import Task
 from gpt2cls.data.tokenizer import FILE, META, TextTokenizer
-from gpt2cls.errors import DataError, ModelError
+from gpt2cls.errors import ModelError
 from gpt2cls.model.backbone import load_backbone, save_backbone
 from gpt2cls.model.classifier import Classifier, with_new_head
 from gpt2cls.pretrained import OUR_FORMAT, WEIGHTS, read_json, read_tensors
@@ -29,14 +29,17 @@ HEAD = "head.safetensors"
 REQUIRED = (f"backbone/{WEIGHTS}", "backbone/config.json", HEAD, FILE, META)
 
 
+def _task_from_json(value: Any) -> Any:
+    return Task.from_json(value) if isinstance(value, dict) else value
+
+
 class ModelInfo(BaseModel):
     """What gpt2cls.json says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    task: dict[str, Any]
-    """What Task.to_json gives; `the_task()` reads it."""
+    task: Annotated[Task, BeforeValidator(_task_from_json)]
     model: ModelConfig
     text: str | tuple[str, str] = "text"
     """The column, or the two columns of a pair."""
@@ -47,9 +50,6 @@ class ModelInfo(BaseModel):
     pad_id: int = Field(ge=0)
     sha256: dict[str, str] = {}
     """Of each file; filled in by `save_classifier`."""
-
-    def the_task(self) -> Task:
-        return Task.from_json(self.task)
 
 
 def save_classifier(
@@ -93,7 +93,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, TextTokenizer, ModelInfo]
         )
     backbone = load_backbone(folder / "backbone", dropout=info.model.dropout, pad_id=info.pad_id)
     with torch.random.fork_rng(devices=[]):  # the draws are overwritten; the caller's stay
-        model = with_new_head(backbone, info.model, info.the_task())
+        model = with_new_head(backbone, info.model, info.task)
     _load_head(model, folder / HEAD)
     return model.eval(), tokenizer, info
 
@@ -103,15 +103,11 @@ def read_info(folder: Path) -> ModelInfo:
     path = folder / OUR_FORMAT
     document = read_json(path)
     try:
-        info = ModelInfo.model_validate(document)
-        info.the_task()
+        return ModelInfo.model_validate(document)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         raise ModelError(f"{path}: {where} = {fault['input']!r}: {fault['msg']}") from error
-    except DataError as error:
-        raise ModelError(f"{path}: {error}") from error
-    return info
 
 
 def _check_files(folder: Path, info: ModelInfo) -> None:
