@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gpt2cls.config import ModelConfig, TrainConfig
-from gpt2cls.data.batches import BatchPlan, TokenRows, shard
+from gpt2cls.data.batches import BatchPlan, TokenRows, Tokens, shard
 from gpt2cls.data.tasks import Task
 from gpt2cls.model.classifier import Classifier, build_classifier
 from gpt2cls.training.freezing import ever_trainable
@@ -27,14 +27,6 @@ TASK = Task("single_label", ("a", "b", "c"), False)
 MULTI_TASK = Task("multi_label", ("a", "b", "c"), False)
 
 
-@dataclass(frozen=True)
-class PlainTokens:
-    tokens: Any
-    offsets: Any
-    lengths: Any
-    cut_share: Any
-
-
 def tiny_rows(num_rows: int = 30, *, is_multi_label: bool = False) -> TokenRows:
     """Texts of 1 to 16 tokens; a text of class c is made of its own third of the vocabulary."""
     draw = np.random.default_rng(7)
@@ -47,7 +39,7 @@ def tiny_rows(num_rows: int = 30, *, is_multi_label: bool = False) -> TokenRows:
         ]
     )
     offsets = np.concatenate([[0], lengths.cumsum()])
-    data = PlainTokens(tokens, offsets, lengths, np.zeros(num_rows, np.float32))
+    data = Tokens(tokens, offsets, lengths, np.zeros(num_rows, np.float32))
     return TokenRows(data, np.eye(3, dtype=bool)[labels] if is_multi_label else labels, 0, 16)
 
 

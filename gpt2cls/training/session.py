@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from gpt2cls.data.batches import BatchPlan, RowSource, TokenRows, label_tensor, shard
+from gpt2cls.data.batches import BatchPlan, RowSource, TokenRows, Tokens, label_tensor, shard
 from gpt2cls.data.encode import open_tokens
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import CheckpointError, RequestError
@@ -198,9 +198,10 @@ class Session:
         )
 
     def _rows(self, tokens: Path, labels: Path) -> TokenRows:
-        payload = self.payload
+        payload, split = self.payload, open_tokens(tokens)
         return TokenRows(
-            open_tokens(tokens),
+            # The two properties of the split are computed on each access.
+            Tokens(split.tokens, split.offsets, split.lengths, split.cut_share),
             np.load(labels, allow_pickle=False),
             payload.pad_id,
             payload.max_length,
