@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from jobs.joblog import JobLog
 
 _POLL_S = 0.25
 _PLAIN_EVERY_S = 2.0
@@ -87,11 +88,12 @@ class Progress:
 
 
 @contextmanager
-def shown(events: Path, attempts: Path, console: Console) -> Iterator[None]:
+def shown(events: Path, attempts: Path, log: JobLog) -> Iterator[None]:
     """Show what is appended to the two files while the body runs."""
     stop = threading.Event()
     thread = threading.Thread(
-        target=_show, args=(EventTail(events, from_end=True), EventTail(attempts), console, stop)
+        target=_show,
+        args=(EventTail(events, from_end=True), EventTail(attempts, from_end=True), log, stop),
     )
     thread.start()
     try:
@@ -101,9 +103,9 @@ def shown(events: Path, attempts: Path, console: Console) -> Iterator[None]:
         thread.join()
 
 
-def _show(events: EventTail, attempts: EventTail, console: Console, stop: threading.Event) -> None:
+def _show(events: EventTail, attempts: EventTail, log: JobLog, stop: threading.Event) -> None:
     progress = Progress()
-    live = Live(Text(""), console=console, auto_refresh=False, transient=True)
+    live = Live(Text(""), console=log.console, auto_refresh=False, transient=True)
     last_plain_s = 0.0
     with live:
         finished = False
@@ -113,11 +115,11 @@ def _show(events: EventTail, attempts: EventTail, console: Console, stop: thread
             new += [{"kind": "lost", **line} for line in attempts.read_new()]
             for event in new:
                 if (message := progress.message(event)) is not None:
-                    console.print(message, markup=False, highlight=False, soft_wrap=True)
+                    log.say(message)
             if steps := [event for event in new if event["kind"] == "step"]:
                 line = progress.line(steps[-1])
-                if console.is_terminal:
+                if log.console.is_terminal:
                     live.update(Text(line), refresh=True)
                 elif finished or time.monotonic() - last_plain_s >= _PLAIN_EVERY_S:
-                    console.print(line, markup=False, highlight=False, soft_wrap=True)
+                    log.say(line)
                     last_plain_s = time.monotonic()

@@ -17,23 +17,32 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from jobs.errors import JobFailed
 
 ATTEMPTS_FILE = "attempts.jsonl"
+FAILURE_FILE = "failure.txt"
 
 
 def train_worker(payload: dict[str, Any]) -> None:
     """Run one rank from the start, or from the last checkpoint, to the end."""
     import ray.train
 
-    from gpt2cls.training.session import RankPayload, run_rank
+    from gpt2cls.errors import CheckpointError, NonFiniteLoss, RequestError
+    from gpt2cls.training.payload import RankPayload
+    from gpt2cls.training.session import run_rank
 
     context = ray.train.get_context()
-    run_rank(
-        RankPayload.model_validate(payload),
-        rank=context.get_world_rank(),
-        world=context.get_world_size(),
-    )
+    try:
+        run_rank(
+            RankPayload.model_validate(payload),
+            rank=context.get_world_rank(),
+            world=context.get_world_size(),
+            local_rank=context.get_local_rank(),
+        )
+    except (NonFiniteLoss, RequestError, CheckpointError) as error:
+        # All ranks raise these together, and another attempt would too: told, not retried.
+        if context.get_world_rank() == 0:
+            Path(payload["job_dir"], FAILURE_FILE).write_text(str(error))
 
 
-class _Attempts(UserCallback):
+class _Attempts(UserCallback):  # type: ignore[misc]
     """Writes down, where the driver sees it, which workers were lost and why."""
 
     def __init__(self, job_dir: str) -> None:

@@ -1,0 +1,135 @@
+"""Where the ranks of a finetune job run: in this process, or under Ray Train."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cluster.home import Surroundings
+from gpt2cls.errors import CheckpointError, NonFiniteLoss
+from gpt2cls.training.payload import RankPayload
+from gpt2cls.training.session import EVENTS_FILE, STOP_FILE, run_rank
+from jobs.errors import JobFailed, JobStopped
+from jobs.joblog import JobLog
+from jobs.progress import shown
+from jobs.spec import ClusterConfig
+
+ATTEMPTS_FILE = "attempts.jsonl"
+FAILURE_FILE = "failure.txt"
+
+
+def cpus_per_worker(cluster: ClusterConfig) -> float:
+    """What one rank may use; the machine divided evenly where the job does not say."""
+    return cluster.cpus_per_worker or max((os.cpu_count() or 1) / cluster.max_workers, 0.01)
+
+
+def train(
+    payload: RankPayload, cluster: ClusterConfig, surroundings: Surroundings, log: JobLog
+) -> None:
+    """Train to the end, showing progress.
+
+    Raises:
+        JobStopped: a signal or a stop request ended training early; it can be resumed.
+        JobFailed: workers were lost too often, or the loss was not finite.
+    """
+    job_dir = payload.job_dir
+    for left_over in (STOP_FILE, FAILURE_FILE):
+        (job_dir / left_over).unlink(missing_ok=True)
+    events, attempts = job_dir / EVENTS_FILE, job_dir / ATTEMPTS_FILE
+    with stop_on_signal(job_dir / STOP_FILE), shown(events, attempts, log):
+        if cluster.workers == 1:
+            _in_this_process(payload)
+        else:
+            _under_ray(payload, cluster, surroundings)
+    end = last_event(events, "stop")
+    if end is None:
+        raise JobFailed(f"training ended without saying how; see {log.path}")
+    if end["reason"] == "stopped":
+        raise JobStopped(f"stopped after step {end['step']}; the checkpoint of that step is kept")
+
+
+def _in_this_process(payload: RankPayload) -> None:
+    try:
+        run_rank(payload, rank=0, world=1)
+    except (NonFiniteLoss, CheckpointError) as error:
+        raise JobFailed(str(error)) from error
+
+
+def _under_ray(payload: RankPayload, cluster: ClusterConfig, surroundings: Surroundings) -> None:
+    from cluster.local import ray_session
+
+    cpus, ranks = cpus_per_worker(cluster), cluster.max_workers
+    with ray_session(
+        address=surroundings.ray_address,
+        num_cpus=max(os.cpu_count() or 1, -int(-cpus * ranks // 1)),
+        num_gpus=cluster.gpus_per_worker * ranks,
+        state_dir=surroundings.home.root,
+    ):
+        from jobs.rank import train_on_ray
+
+        # Not in the main thread: there Ray Train would replace our signal handlers.
+        _in_a_thread(
+            lambda: train_on_ray(
+                payload.model_dump(mode="json"),
+                workers=cluster.workers,
+                cpus_per_worker=cpus,
+                gpus_per_worker=cluster.gpus_per_worker,
+                retries=cluster.retries,
+            )
+        )
+    shutil.rmtree(payload.job_dir / "ray", ignore_errors=True)
+    failure = payload.job_dir / FAILURE_FILE
+    if failure.exists():
+        raise JobFailed(failure.read_text())
+
+
+def _in_a_thread(body: Callable[[], None]) -> None:
+    caught: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            body()
+        except BaseException as error:  # raised again below, in the thread that waits
+            caught.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)  # short, so that signals are handled meanwhile
+    if caught:
+        raise caught[0]
+
+
+@contextmanager
+def stop_on_signal(stop_file: Path) -> Iterator[None]:
+    """SIGINT and SIGTERM ask the ranks to stop at the next step; a second one does not wait."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop_file.exists():
+            raise KeyboardInterrupt
+        stop_file.touch()
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def last_event(events: Path, kind: str) -> dict[str, Any] | None:
+    """The newest event of a kind, if there is one."""
+    found = None
+    if events.exists():
+        with events.open() as file:
+            for line in file:
+                event = json.loads(line)
+                if event["kind"] == kind:
+                    found = event
+    return found
