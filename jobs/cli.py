@@ -1,6 +1,7 @@
 """The command line: arguments in, exit code out. Imports nothing heavy; the verbs do."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,14 @@ app.command()(cli_use.evaluate)
 app.command()(cli_use.serve)
 app.add_typer(cli_cluster.group, name="cluster")
 
+_USAGE_IN_WORDS = (
+    (r"^Invalid value for ", ""),
+    (r"Input should be a valid integer.*", "must be a whole number"),
+    (r"Input should be ", "must be "),
+    (r"Missing parameter: ", "Missing argument "),
+)
+"""The words of the command-line library, and ours."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line.
@@ -51,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _wrong_usage(error: TyperException, *, as_json: bool) -> int:
     context = getattr(error, "ctx", None)
     words = str(getattr(error, "format_message", lambda: error)())
+    for theirs, ours in _USAGE_IN_WORDS:
+        words = re.sub(theirs, ours, words)
     path = context.command_path if context is not None else "gpt2cls"
     text = f"{words.rstrip('.')}. See `{path} --help`"
     console.show_error(RuntimeError(text), "usage", sys.stdout, as_json=as_json)

@@ -88,6 +88,6 @@ def _of_source(
 
 def _show_report(document: dict[str, Any], out: "Console") -> None:
     from gpt2cls.data.report import DataReport
-    from jobs.data_report import report_table
+    from jobs.data_tables import report_tables
 
-    out.print(report_table(DataReport.model_validate(document)))
+    out.print(report_tables(DataReport.model_validate(document)))

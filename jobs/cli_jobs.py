@@ -45,7 +45,7 @@ def show(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
 @verb
 def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     """Go on with a job that was stopped, failed or killed."""
-    from jobs.cli_run import show_result
+    from jobs.cli_run import show_end
 
     surroundings = from_environment()
     found = _settled_store(surroundings).get(check_job_id(job))
@@ -55,7 +55,7 @@ def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     from jobs.finetune import resume_finetune
 
     document = resume_finetune(found.id, surroundings=surroundings, console=messages())
-    return Answer(document, lambda out: show_result(document, out))
+    return Answer(document, lambda out: show_end(document, out))
 
 
 @verb

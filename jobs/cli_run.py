@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Surroundings, from_environment
-from jobs.cli_use import show_evaluated, show_predicted
+from jobs.cli_use import refuse_early, show_evaluated, show_predicted
 from jobs.console import Answer, messages
 from jobs.verb import Debug, JobPath, Json, Settings, verb
 
@@ -40,7 +40,8 @@ def _run(
         document = run_finetune(
             file.text, job, base_dir=base_dir, surroundings=surroundings, console=say
         )
-        return document, show_result
+        return document, show_end
+    refuse_early(job.model, base_dir)
     if isinstance(job, EvaluateJob):
         from jobs.evaluate import run_evaluate
 
@@ -112,6 +113,11 @@ def show_result(document: dict[str, Any], out: "Console") -> None:
     measured = document.get(split) or {}
     title = f"job {document['job_id']}, {split} split"
     out.print(metrics_table(measured, document.get("baselines") or {}, title))
+    show_end(document, out)
+
+
+def show_end(document: dict[str, Any], out: "Console") -> None:
+    """Where the model is, and what to look at; the table was shown on the way."""
     if model := document.get("model"):
         alias = f" ({model['alias']})" if model.get("alias") else ""
         out.print(f"model models:/{model['name']}/{model['version']}{alias}")

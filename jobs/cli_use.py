@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.home import from_environment
+from gpt2cls.errors import RequestError
 from jobs.console import Answer, messages
 from jobs.verb import Debug, Json, ModelArgument, TextColumns, columns_of, verb
 
@@ -25,6 +26,8 @@ def predict(
     debug: Debug = False,
 ) -> Answer:
     """Predict every row of a file."""
+    refuse_early(model, Path.cwd(), file=source)
+
     from jobs.predict import run_predict
 
     document = run_predict(
@@ -50,6 +53,8 @@ def evaluate(
     debug: Debug = False,
 ) -> Answer:
     """Measure a model on labelled data."""
+    refuse_early(model, Path.cwd(), data=data)
+
     from jobs.evaluate import run_evaluate
     from jobs.spec import EvaluationData
 
@@ -74,12 +79,32 @@ def serve(
     debug: Debug = False,
 ) -> Answer:
     """Serve a model over HTTP on this machine until interrupted."""
+    refuse_early(model, Path.cwd())
+
     from jobs.serve import start_serving
 
     messages().print(f"loading {model}")
     serving = start_serving(model, port=port, base_dir=Path.cwd(), surroundings=from_environment())
     document = {"url": serving.url, "model": model, "pid": serving.process.pid}
     return Answer(document, lambda out: _show_serving(document, out), then=serving.wait)
+
+
+def refuse_early(
+    model: str, base_dir: Path, *, data: str | None = None, file: str | None = None
+) -> None:
+    """Say no before anything heavy is imported.
+
+    Raises:
+        RequestError: the model is none that can be used, or the data is not there.
+    """
+    from gpt2cls.data.locate import check_source_exists
+    from jobs.models import parse_model
+
+    parse_model(model, base_dir=base_dir)
+    if data is not None and (fault := check_source_exists(data, base_dir=base_dir)):
+        raise RequestError(fault)
+    if file is not None and not (base_dir / file).is_file():
+        raise RequestError(f"INPUT = {file}: no such file ({base_dir / file})")
 
 
 def show_predicted(document: dict[str, Any], out: "Console") -> None:

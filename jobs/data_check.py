@@ -31,5 +31,5 @@ def run_data_check(
     console.print(f"{sum(map(len, prepared.splits.values())):,} rows read")
     cache = surroundings.home.cache
     tokenizer = get_tokenizer(model, prepared.train, cache_dir=cache, base_dir=base_dir)
-    report = check(prepared, encode=tokenizer.encode_lengths, max_length=data.max_length)
+    report = check(prepared, encode=tokenizer, max_length=data.max_length)
     return report.model_dump(mode="json")

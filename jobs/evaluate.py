@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster.home import Surroundings
+from gpt2cls.config import DataConfig
 from gpt2cls.data.prepare import read_labelled
 from gpt2cls.metrics import evaluate_probabilities
 from gpt2cls.predict import Predictor
@@ -29,7 +30,8 @@ def run_evaluate(
     """
     started_s = time.monotonic()
     predictor = Predictor.load(model_folder(model, surroundings, base_dir=base_dir))
-    columns = data.model_copy(update={"text": data.text or predictor.info.text})
+    text = data.text or predictor.info.text
+    columns = DataConfig(train=data.test, text=text, label=data.label, separator=data.separator)
     task = predictor.info.task
     split = read_labelled(data.test, columns, task, base_dir=base_dir)
     console.print(f"{len(split):,} rows of {data.test}, {len(task.labels)} labels")

@@ -13,12 +13,12 @@ _HEADLINES = ("accuracy", "macro_f1", "micro_f1", "exact_match", "log_loss", "ec
 
 def plain_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str = "") -> Table:
     """A table of texts; numbers stand right."""
-    rows = [list(row) for row in rows]
+    cells = [list(row) for row in rows]
     table = Table(box=box.SIMPLE, title=title or None, title_justify="left")
     for i, name in enumerate(columns):
-        is_number = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
+        is_number = bool(cells) and all(isinstance(row[i], int | float | None) for row in cells)
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
-    for row in rows:
+    for row in cells:
         table.add_row(*(Text(cell(value)) for value in row))  # Text: never read as markup
     return table
 
