@@ -21,8 +21,10 @@ from gpt2cls.model.folder import ModelInfo, load_classifier
 if TYPE_CHECKING:
     import pandas as pd
 
-TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 131_072}
-"""Padding included. More does not make a processor faster, and takes memory."""
+TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 131_072}
+"""Padding included. With more, the values of a layer no longer fit a processor's cache."""
+PAD_TO = {"cpu": 1, "cuda": 8}
+"""Matrix units like multiples of 8; a processor just works through the padding."""
 ROWS_ENCODED_AT_ONCE = 10_000
 
 
@@ -85,8 +87,9 @@ class Predictor:
             first = end
 
     def _padded(self, length: int) -> int:
-        """The next multiple of 8, which matrix units like, but within what the model reads."""
-        return max(length, min(-(-length // 8) * 8, self.info.max_length))
+        """The next multiple of PAD_TO, but within what the model reads."""
+        multiple = PAD_TO[self.device.type]
+        return max(length, min(-(-length // multiple) * multiple, self.info.max_length))
 
     def _batch(
         self, ids: Sequence[NDArray[Any]], full_lengths_B: NDArray[Any]
