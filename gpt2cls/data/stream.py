@@ -238,6 +238,8 @@ def _json_records(file: IO[str], path: Path) -> Iterator[tuple[int, Any, int]]:
                 if not more or len(text) - at > MAX_LINE_CHARACTERS:
                     raise DataError(f"{path}, row {row}: not JSON: {error}") from error
                 text, at = text[at:] + more, 0
+            except RecursionError as error:
+                raise DataError(f"{path}, row {row}: nested too deeply") from error
         _check_characters(text[at:end], f"{path}, row {row}")
         yield row, record, end - at
         at = end

@@ -28,7 +28,9 @@ def text_array(values: Values, column: str, where: Where) -> pa.Array:
     Raises:
         DataError: a value is missing or not text, or holds NUL or half a character.
     """
-    texts = _arrow_texts(values, column) if _is_arrow(values) else _texts(values, column, where)
+    texts = (
+        _arrow_texts(values, column, where) if _is_arrow(values) else _texts(values, column, where)
+    )
     with_nul = pc.match_substring(texts, "\0")
     if pc.any(with_nul).as_py():
         rows = with_nul.to_numpy(zero_copy_only=False).nonzero()[0]
@@ -92,10 +94,10 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _arrow_texts(array: Any, column: str) -> pa.Array:
+def _arrow_texts(array: Any, column: str, where: Where) -> pa.Array:
     array = _plain(array)
     if not _is_text(array.type) and not pa.types.is_null(array.type):
-        raise DataError(f"column {column!r} holds {array.type}, not text")
+        raise DataError(f"{where(0)}: column {column!r} holds {array.type}, not text")
     return pc.fill_null(array.cast(TEXT), "")
 
 
@@ -139,7 +141,10 @@ def _arrow_scalars(array: Any, column: str, where: Where) -> pa.Array:
         return array.cast(TEXT)
     if pa.types.is_null(kind):
         return array.cast(TEXT)
-    raise DataError(f"column {column!r} holds {kind}; a label is text, a whole number or a list")
+    place = where(0) if len(array) else "an empty table"
+    raise DataError(
+        f"{place}: column {column!r} holds {kind}; a label is text, a whole number or a list"
+    )
 
 
 def _arrow_label_lists(
