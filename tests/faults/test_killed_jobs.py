@@ -86,7 +86,7 @@ def wait_for_run(commands: Commands) -> None:
     """Until the record of the running job has its MLflow run."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        heads = [json.loads(p.read_text()) for p in commands.home.glob("jobs/*/record/head.json")]
+        heads = [json.loads(p.read_text()) for p in commands.home.glob("jobs/*/record/run.json")]
         if heads and all(head.get("run_id") for head in heads):
             return
         time.sleep(0.2)
