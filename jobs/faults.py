@@ -56,7 +56,7 @@ class BadRequestError(RequestError):
 def shown(value: Any) -> str:
     """A value as it stands in a message: short, on one line, as one would write it."""
     if isinstance(value, str):
-        printable = value if value.isprintable() and value.isascii() and value else repr(value)
+        printable = value if value.isprintable() and value else repr(value)
         text = printable if len(value) < _SHOWN_CHARACTERS else ascii(value)
     elif value is None or isinstance(value, bool):
         text = {None: "null", True: "true", False: "false"}[value]

@@ -264,7 +264,7 @@ class _Builder:
     def _syntax_problem(self, error: yaml.YAMLError) -> Problem:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         raw = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
-        words = _SYNTAX_IN_WORDS.get(raw, raw)
+        words = _SYNTAX_IN_WORDS.get(raw, raw.replace("invalid", "malformed"))
         if mark is None:
             return _problem(self.tree.file, None, None, f"not YAML: {words}")
         line, column = mark.line + 1, mark.column + 1
