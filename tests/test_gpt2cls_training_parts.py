@@ -6,6 +6,7 @@ import torch
 from tiny_training import tiny_config, tiny_model, tiny_rows
 
 from gpt2cls.errors import RequestError
+from gpt2cls.training.compute import Compute
 from gpt2cls.training.features import kept_features
 from gpt2cls.training.freezing import (
     apply_freeze,
@@ -236,15 +237,8 @@ def test_the_best_evaluation_is(metric, value, log_loss, best, expected):
 
 def test_kept_features_are_those_that_the_model_would_compute(tmp_path):
     model, rows = tiny_model(pooling="concat", dropout=0.4), tiny_rows(40)
-    kept = kept_features(
-        model,
-        rows,
-        tmp_path,
-        precision="fp32",
-        budget=TokenBudget(64),
-        ranks=Ranks(),
-        job="job-1",
-    )
+    compute = Compute(Ranks(), "fp32", TokenBudget(64))
+    kept = kept_features(model, rows, tmp_path, compute, job="job-1")
     batch = rows.batch(np.arange(40))
     with torch.no_grad():
         expected = model.eval().features(batch.tokens_BT, batch.lengths_B)

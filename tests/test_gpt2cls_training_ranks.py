@@ -9,6 +9,7 @@ import torch.distributed as dist
 from tiny_training import Log, tiny_config, tiny_model, tiny_rows, tiny_state, tiny_work
 
 from gpt2cls.errors import NonFiniteLoss
+from gpt2cls.training.compute import Compute
 from gpt2cls.training.evaluating import logits_of_rows
 from gpt2cls.training.loop import fit
 from gpt2cls.training.memory import TokenBudget
@@ -107,15 +108,8 @@ def overflow_on_rank_one(ranks):
 
 def all_logits(ranks, num_rows):
     rows = tiny_rows(num_rows)
-    logits_NC = logits_of_rows(
-        tiny_model(),
-        rows,
-        rows.data.lengths,
-        3,
-        precision="fp32",
-        budget=TokenBudget(64),
-        ranks=ranks,
-    )
+    compute = Compute(ranks, "fp32", TokenBudget(64))
+    logits_NC = logits_of_rows(tiny_model(), rows, rows.data.lengths, 3, compute)
     return logits_NC.numpy()
 
 

@@ -167,6 +167,16 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(data, tmp_path):
     assert best_bytes(tmp_path) == unbroken
 
 
+def test_best_weights_that_are_lost_are_told_and_sought_anew(data, tmp_path):
+    early = EarlyStopping(metric="log_loss", patience=1)
+    payload = payload_of(data, tmp_path, epochs=30, lr=0.2, warmup=0.99, early_stopping=early)
+    run_rank(payload)
+    best = read_whole(tmp_path / "best").state["step"]
+    (tmp_path / "checkpoints" / f"step-{best:08d}" / "model.safetensors").unlink()
+    assert run_rank(payload) == "early_stopped"
+    assert f"(step {best}) are lost" in events_of(tmp_path, "note")[-1]["text"]
+
+
 def test_a_checkpoint_of_another_job_is_refused(data, tmp_path):
     run_rank(payload_of(data, tmp_path, epochs=1))
     with pytest.raises(CheckpointError, match="other settings or data"):

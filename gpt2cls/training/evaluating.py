@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gpt2cls.data.batches import Batch, RowSource, TokenRows, shard
-from gpt2cls.training.memory import TokenBudget, halve_until_it_fits
+from gpt2cls.training.compute import Compute
+from gpt2cls.training.memory import halve_until_it_fits
 from gpt2cls.training.objectives import logits
-from gpt2cls.training.precision import Name, autocast
+from gpt2cls.training.precision import autocast
 from gpt2cls.training.ranks import Ranks
 
 ROWS_AT_ONCE = 4096
@@ -26,20 +27,17 @@ def logits_of_rows(
     source: RowSource,
     lengths: NDArray[Any],
     num_classes: int,
-    *,
-    precision: Name,
-    budget: TokenBudget,
-    ranks: Ranks,
+    compute: Compute,
 ) -> Tensor:
     """Logits [N, C] of every row, in row order, the same bits on every rank (on the CPU)."""
-    all_NC = torch.zeros(len(lengths), num_classes, device=ranks.device)
+    all_NC = torch.zeros(len(lengths), num_classes, device=compute.ranks.device)
 
     def keep(rows: NDArray[np.int64], batch: Batch) -> None:
-        all_NC[torch.from_numpy(rows).to(ranks.device)] = logits(model, batch).float()
+        all_NC[torch.from_numpy(rows).to(compute.ranks.device)] = logits(model, batch).float()
 
-    for_each_batch(model, source, lengths, keep, precision=precision, budget=budget, ranks=ranks)
+    for_each_batch(model, source, lengths, keep, compute)
     # Every row is zero except on one rank, so the sum is exact.
-    return ranks.add_up(all_NC).cpu()
+    return compute.ranks.add_up(all_NC).cpu()
 
 
 def for_each_batch(
@@ -47,10 +45,7 @@ def for_each_batch(
     source: RowSource,
     lengths: NDArray[Any],
     take: Callable[[NDArray[np.int64], Batch], None],
-    *,
-    precision: Name,
-    budget: TokenBudget,
-    ranks: Ranks,
+    compute: Compute,
 ) -> None:
     """Give `take` this rank's rows and their batch, without gradients or dropout."""
     model.eval()
@@ -58,13 +53,13 @@ def for_each_batch(
     def attempt(rows: NDArray[np.int64], tokens: int) -> None:
         done = 0
         for batch in source.batches(rows, tokens):
-            take(rows[done : done + batch.num_rows], batch.to(ranks.device))
+            take(rows[done : done + batch.num_rows], batch.to(compute.ranks.device))
             done += batch.num_rows
 
     # no_grad: what inference_mode makes cannot be saved for a later backward pass.
-    with torch.no_grad(), autocast(precision, ranks.device):
-        for rows in _rows_of_rank(lengths, ranks):
-            halve_until_it_fits(budget, lambda tokens, rows=rows: attempt(rows, tokens))  # type: ignore[misc]
+    with torch.no_grad(), autocast(compute.precision, compute.ranks.device):
+        for rows in _rows_of_rank(lengths, compute.ranks):
+            halve_until_it_fits(compute.budget, lambda tokens, rows=rows: attempt(rows, tokens))  # type: ignore[misc]
 
 
 def _rows_of_rank(lengths: NDArray[Any], ranks: Ranks) -> Iterator[NDArray[np.int64]]:
@@ -77,10 +72,7 @@ def pooled_features(
     model: nn.Module,
     source: TokenRows,
     out_NF: NDArray[np.float32],
-    *,
-    precision: Name,
-    budget: TokenBudget,
-    ranks: Ranks,
+    compute: Compute,
 ) -> None:
     """Write this rank's rows of the pooled vectors into `out_NF`."""
 
@@ -88,12 +80,4 @@ def pooled_features(
         features_BF: Tensor = model.features(batch.tokens_BT, batch.lengths_B)  # type: ignore[operator]
         out_NF[rows] = features_BF.float().cpu().numpy()
 
-    for_each_batch(
-        model,
-        source,
-        source.data.lengths,
-        keep,
-        precision=precision,
-        budget=budget,
-        ranks=ranks,
-    )
+    for_each_batch(model, source, source.data.lengths, keep, compute)

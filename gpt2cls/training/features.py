@@ -14,10 +14,9 @@ import torch
 from torch import nn
 
 from gpt2cls.data.batches import FeatureRows, TokenRows
+from gpt2cls.training.compute import Compute
 from gpt2cls.training.evaluating import pooled_features
-from gpt2cls.training.memory import TokenBudget
 from gpt2cls.training.precision import Name
-from gpt2cls.training.ranks import Ranks
 
 _FILE = "features.npy"
 
@@ -41,10 +40,8 @@ def kept_features(
     model: nn.Module,
     source: TokenRows,
     cache_dir: Path,
+    compute: Compute,
     *,
-    precision: Name,
-    budget: TokenBudget,
-    ranks: Ranks,
     job: str,
 ) -> FeatureRows:
     """The rows of `source` with their pooled vectors, from the cache or computed by all ranks.
@@ -53,17 +50,16 @@ def kept_features(
         model: its backbone and pooling must not change any more.
         source: the rows.
         cache_dir: on storage that all ranks share.
-        precision: that of the computation; the vectors are kept in fp32.
-        budget: tokens at once.
-        ranks: each computes its share.
+        compute: each rank computes its share; the vectors are kept in fp32.
         job: keeps two jobs that compute the same vectors at once out of each other's way.
     """
-    key = features_key(model, source, precision)
+    key = features_key(model, source, compute.precision)
+    ranks = compute.ranks
     folder = cache_dir / key
     # All ranks take the same branch: no rank can make the folder before the others have looked.
     if ranks.total(float(_is_whole(folder, source))) < ranks.world:
         aside = cache_dir / f".{key}.{job}.writing"
-        _compute(model, source, aside, precision=precision, budget=budget, ranks=ranks)
+        _compute(model, source, aside, compute)
         if ranks.is_first:
             _publish(aside, folder)
         ranks.total(0)  # published
@@ -74,12 +70,9 @@ def _compute(
     model: nn.Module,
     source: TokenRows,
     aside: Path,
-    *,
-    precision: Name,
-    budget: TokenBudget,
-    ranks: Ranks,
+    compute: Compute,
 ) -> None:
-    num_rows = len(source.data.lengths)
+    num_rows, ranks = len(source.data.lengths), compute.ranks
     width: int = model.pooling.width  # type: ignore[union-attr, assignment]
     if ranks.is_first:
         shutil.rmtree(aside, ignore_errors=True)
@@ -87,7 +80,7 @@ def _compute(
         _open(aside, "w+", (num_rows, width)).flush()
     ranks.total(0)  # the file is there for all
     out_NF = _open(aside, "r+", (num_rows, width))
-    pooled_features(model, source, out_NF, precision=precision, budget=budget, ranks=ranks)
+    pooled_features(model, source, out_NF, compute)
     out_NF.flush()
     ranks.total(0)  # every rank has written its rows
 

@@ -38,4 +38,6 @@ class Ranks:
         """The sum of a number over all ranks; also a point that all ranks reach together."""
         if self.world == 1:
             return value
-        return float(self.add_up(torch.tensor([value], device=self.device)).item())
+        return float(
+            self.add_up(torch.tensor([value], dtype=torch.float64, device=self.device)).item()
+        )

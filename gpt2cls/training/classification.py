@@ -1,0 +1,129 @@
+"""Classification as the loop sees it: the batches of a step, their loss, an evaluation."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from gpt2cls.data.batches import BatchPlan, RowSource, TokenRows, Tokens, label_tensor, shard
+from gpt2cls.data.encode import open_tokens
+from gpt2cls.data.tasks import Task
+from gpt2cls.errors import RequestError
+from gpt2cls.metrics import quick_metrics
+from gpt2cls.training.compute import Compute
+from gpt2cls.training.evaluating import logits_of_rows
+from gpt2cls.training.features import kept_features
+from gpt2cls.training.freezing import learns_only_above_pooling
+from gpt2cls.training.loop import StepData
+from gpt2cls.training.objectives import Objective, class_weights
+from gpt2cls.training.payload import RankPayload
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The rows of a job with what is asked of them."""
+
+    task: Task
+    objective: Objective
+    plan: BatchPlan
+    train: RowSource
+    train_labels: NDArray[Any]
+    validation: RowSource
+    validation_lengths: NDArray[Any]
+    validation_labels: NDArray[Any]
+    compute: Compute
+
+    def data_of_step(self, step: int, token_budget: int) -> StepData:
+        rows, ranks = self.plan.rows_of_step(step), self.compute.ranks
+        batches = self.train.batches(shard(rows, ranks.rank, ranks.world), token_budget)
+        return StepData(list(batches), self.objective.normaliser(self.train_labels[rows]))
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """The loss and quick metrics of the validation rows; the same on every rank."""
+        labels = self.validation_labels
+        num_classes = len(self.task.labels)
+        logits_NC = logits_of_rows(
+            model, self.validation, self.validation_lengths, num_classes, self.compute
+        )
+        if not bool(logits_NC.isfinite().all()):
+            return {"loss": math.nan}  # never the best
+        with torch.no_grad():
+            loss = self.objective.loss_of_logits(logits_NC, label_tensor(labels))
+            probs_NC: torch.Tensor = model.probabilities(logits_NC)  # type: ignore[operator]
+        metrics = {"loss": float(loss) / self.objective.normaliser(labels)}
+        return metrics | quick_metrics(probs_NC.numpy(), labels, self.task)
+
+
+def open_classification(
+    payload: RankPayload, task: Task, model: nn.Module, names: set[str], compute: Compute
+) -> Classification:
+    """Open the tokens and labels of a payload.
+
+    Args:
+        payload: says where they are.
+        task: what is predicted.
+        model: computes the pooled vectors, where they never change.
+        names: the parameters that learn at some time.
+        compute: how.
+
+    Raises:
+        RequestError: settings that do not fit the data; found before the first step.
+    """
+    train = _rows(payload, payload.train_tokens, payload.train_labels)
+    validation = _rows(payload, payload.validation_tokens, payload.validation_labels)
+    check_metric(selecting_metric(payload), validation.labels, task)
+    config = payload.train
+    weights = class_weights(config.class_weights, train.labels, task.labels)
+    sources: tuple[RowSource, RowSource] = (train, validation)
+    if learns_only_above_pooling(names):
+        cache = (payload.cache_dir or payload.job_dir) / "features"
+        job = payload.job_dir.name
+        sources = (
+            kept_features(model, train, cache, compute, job=job),
+            kept_features(model, validation, cache, compute, job=job),
+        )
+    return Classification(
+        task=task,
+        objective=Objective(task.kind == "multi_label", weights, config.label_smoothing),
+        plan=BatchPlan(train.data.lengths, config.batch_size, config.seed),
+        train=sources[0],
+        train_labels=train.labels,
+        validation=sources[1],
+        validation_lengths=validation.data.lengths,
+        validation_labels=validation.labels,
+        compute=compute,
+    )
+
+
+def _rows(payload: RankPayload, tokens: Path, labels: Path) -> TokenRows:
+    split = open_tokens(tokens)
+    # Two of these are computed anew each time they are asked for.
+    arrays = Tokens(split.tokens, split.offsets, split.lengths, split.cut_share)
+    labels_N = np.load(labels, allow_pickle=False)
+    return TokenRows(arrays, labels_N, payload.pad_id, payload.max_length)
+
+
+def selecting_metric(payload: RankPayload) -> str:
+    """The metric that chooses the best weights."""
+    early = payload.train.early_stopping
+    return early.metric if early else payload.select_metric
+
+
+def check_metric(name: str, labels: NDArray[Any], task: Task) -> None:
+    """Refuse now what would otherwise be found out after the first epoch.
+
+    Raises:
+        RequestError: training does not measure `name`.
+    """
+    uniform_NC = np.full((len(labels), len(task.labels)), 1 / len(task.labels))
+    measured = {"loss", *quick_metrics(uniform_NC, labels, task)}
+    if name not in measured:
+        raise RequestError(
+            f"the metric {name!r} is to choose the best weights, but it is not "
+            f"measured in training; measured are {', '.join(sorted(measured))}"
+        )
