@@ -25,11 +25,11 @@ from gpt2cls.training.optim import new_optimizer
 from gpt2cls.training.payload import RankPayload
 from gpt2cls.training.precision import LossScale, pick_precision
 from gpt2cls.training.ranks import Ranks
-from gpt2cls.training.saves import keep_best, load_best, resume, save
+from gpt2cls.training.saves import BEST, keep_best, load_best, resume, save
 from gpt2cls.training.schedule import total_steps, warmup_note
 from gpt2cls.training.state import TrainState, model_tensors
 
-__all__ = ["RankPayload", "load_best", "run_rank"]
+__all__ = ["BEST", "RankPayload", "load_best", "run_rank"]
 
 EVENTS_FILE = "events.jsonl"
 STOP_FILE = "stop"
@@ -178,6 +178,6 @@ def _device(setting: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise RequestError("device = cuda: this machine's torch sees no GPU; use cpu or auto")
-    device = torch.device("cuda", local_rank)
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
