@@ -78,8 +78,8 @@ def write_answer(answer: Answer, stream: IO[str], *, as_json: bool) -> None:
 
 
 def write_json(document: dict[str, Any], stream: IO[str]) -> None:
-    """One JSON document; NaN and infinity, which JSON does not have, as text."""
-    json.dump(plain(document), stream, indent=2, ensure_ascii=False)
+    """One JSON document; NaN and infinity, which JSON does not have, are null."""
+    json.dump(plain(document, not_finite=None), stream, indent=2, ensure_ascii=False)
     stream.write("\n")
     stream.flush()
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,16 +69,16 @@ def shown(value: Any) -> str:
     return text
 
 
-def plain(value: Any) -> Any:
-    """The nearest thing that JSON can hold; NaN and infinity become their names."""
+def plain(value: Any, not_finite: Callable[[float], Any] | None = str) -> Any:
+    """The nearest thing that JSON can hold; NaN and infinity as told, None: null."""
     if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner, not_finite) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
+        return [plain(inner, not_finite) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+        return not_finite(value) if not_finite else None
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if hasattr(value, "item"):  # a number of numpy
-        return plain(value.item())
+        return plain(value.item(), not_finite)
     return str(value)
