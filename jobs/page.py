@@ -1,0 +1,332 @@
+"""The report of a job: one HTML page that needs no other file, no script and no network.
+
+Reads only the files of the job's folder, whichever are there yet. Every text in them is a
+stranger's: it is escaped by the template, and control characters are made visible here.
+"""
+
+import base64
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from jobs.figures import confusion_figure, curves_figure, reliability_figure, svg
+
+Document = dict[str, Any]
+
+MAX_TEXT_CHARACTERS = 2000
+MAX_CURVE_POINTS = 600
+MAX_CLASSES_DRAWN = 60
+"""A larger confusion matrix is not drawn; its most frequent confusions are listed."""
+NAMES = {
+    "majority": "Majority class",
+    "prior": "Label shares",
+    "tfidf": "TF-IDF + logistic regression",
+}
+METRICS = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "average_precision": "Avg. precision",
+    "log_loss": "Log loss",
+    "ece": "Calibration error",
+}
+_PICTURES: tuple[tuple[dict[str, str], dict[str, str], str, str], ...] = (
+    (
+        {"train/loss": "training"},
+        {"eval/log_loss": "validation"},
+        "loss",
+        "Loss; of training each step's batch, with dropout",
+    ),
+    (
+        {},
+        {"eval/accuracy": "accuracy", "eval/macro_f1": "macro F1"},
+        "score",
+        "Scores on the validation split",
+    ),
+    ({"train/lr": "learning rate"}, {}, "learning rate", "Learning rate"),
+    ({"train/tokens_per_second": "speed"}, {}, "tokens per second", "Speed of training"),
+)
+"""Lines, dots (metric: name in the legend), the axis, the caption."""
+_NO_DATA: Document = {"splits": {}, "tokens": {}, "labels": {}, "problems": [], "notes": []}
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def write_report(job_dir: Path, output: Path) -> Path:
+    """Write the page of the job whose folder this is; it appears whole or not at all."""
+    page = render(job_dir)
+    aside = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        aside.write_text(page, encoding="utf-8")
+        os.replace(aside, output)
+    finally:
+        aside.unlink(missing_ok=True)
+    return output
+
+
+def render(job_dir: Path) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("jobs"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "short": short}
+    return environment.get_template("report.html.j2").render(view(job_dir))
+
+
+def view(job_dir: Path) -> Document:
+    """All that the page shows, as plain values."""
+    job = _read(job_dir / "resolved.json")
+    result = _read(job_dir / "result.json")
+    table = result.get("test") or result.get("validation") or {}
+    baselines = result.get("baselines") or {}
+    data = _NO_DATA | _read(job_dir / "data_report.json")
+    beside = headline(table, baselines)
+    ours = beside["rows"][0]["cells"] if table else []
+    return {
+        "title": str(job.get("name") or result.get("job_id") or job_dir.name),
+        "job_id": str(result.get("job_id") or job_dir.name),
+        "facts": list(_facts(job, result, data)),
+        "is_finished": bool(result),
+        "has_test": bool(result.get("test")),
+        "table": table,
+        "headline": beside,
+        "tiles": [{"name": METRICS[n]} | c for n, c in zip(beside["metrics"], ours, strict=False)],
+        "verdict": verdict(table, baselines),
+        "metrics": METRICS,
+        "data": data,
+        "balance": balance(data),
+        "curves": list(_curves(job_dir / "events.jsonl")),
+        "per_class": table.get("per_class") or [],
+        "is_multi_label": "thresholds" in table,
+        "confusion": _confusion(table),
+        "confusions": most_confused(table)[:12],
+        "reliability": _reliability(table),
+        "mistakes": _read(job_dir / "mistakes.json"),
+        "settings": _halves(flat({k: v for k, v in job.items() if k not in ("kind", "name")})),
+    }
+
+
+def _facts(job: Document, result: Document, data: Document) -> Iterator[str]:
+    """The line under the title."""
+    yield f"job {result['job_id']}" if result.get("job_id") else "job not finished"
+    if backbone := (job.get("model") or {}).get("backbone"):
+        yield str(backbone)
+    if data.get("rows"):
+        yield f"{data['rows']:,} rows"
+    if data.get("labels"):
+        yield f"{len(data['labels']):,} labels"
+    if (version := result.get("model")) and version.get("name"):
+        alias = f" ({version['alias']})" if version.get("alias") else ""
+        yield f"registered as {version['name']} version {version.get('version')}{alias}"
+    if total := (result.get("seconds") or {}).get("total"):
+        yield f"took {_duration(total)}"
+    if result.get("run_id"):
+        yield f"MLflow run {result['run_id']}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def headline(table: Document, baselines: Mapping[str, Document]) -> Document:
+    """The model and the baselines with the same metrics, each with its interval."""
+    rows = [("This model", table)] if table else []
+    rows += [(NAMES.get(name, name), row) for name, row in baselines.items()]
+    names = [name for name in METRICS if any(row.get(name) is not None for _, row in rows)]
+    if "thresholds" not in table:
+        names = [name for name in names if name != "micro_f1"]  # it is the accuracy
+    shown = [
+        {
+            "name": name,
+            "is_ours": row is table,
+            "note": row.get("note"),
+            "cells": [_cell(row, metric) for metric in names],
+        }
+        for name, row in rows
+    ]
+    return {"metrics": names, "rows": shown}
+
+
+def balance(data: Document) -> Document:
+    """Rows of the most frequent labels in each split."""
+    labels, splits = data.get("labels") or {}, list(data.get("splits") or {})
+    train = max(1, (data.get("splits") or {}).get("train", 1))
+    by_rows = sorted(labels.items(), key=lambda item: -item[1].get("train", 0))
+    rows = [
+        {
+            "label": label,
+            "counts": [counts.get(split, 0) for split in splits],
+            "share": counts.get("train", 0) / train,
+        }
+        for label, counts in by_rows[:MAX_CLASSES_DRAWN]
+    ]
+    return {"splits": splits, "rows": rows, "left_out": len(labels) - len(rows)}
+
+
+def _halves(settings: Iterator[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    rows = list(settings)
+    middle = -(-len(rows) // 2)
+    return [half for half in (rows[:middle], rows[middle:]) if half]
+
+
+def _cell(row: Document, metric: str) -> Document:
+    low, high = row.get(f"{metric}_ci") or (None, None)
+    return {"value": row.get(metric), "low": low, "high": high}
+
+
+def verdict(table: Document, baselines: Mapping[str, Document]) -> tuple[str, str] | None:
+    """(tone, sentence) on whether the network is worth it next to the linear model."""
+    linear = baselines.get("tfidf") or {}
+    metric = "macro_f1" if "thresholds" in table else "accuracy"
+    if table.get(metric) is None or linear.get(metric) is None:
+        return None
+    name = METRICS[metric].lower()
+    gain = 100 * (table[metric] - linear[metric])
+    low, high = table.get(f"{metric}_ci") or (table[metric], table[metric])
+    if low > linear[metric]:
+        return "good", f"Beats TF-IDF + logistic regression by {gain:.1f} points of {name}."
+    if high < linear[metric]:
+        return "bad", (
+            f"A linear model is better: TF-IDF + logistic regression leads by {-gain:.1f} points "
+            f"of {name}. It is also cheaper to run."
+        )
+    return "even", (
+        f"Not told apart from TF-IDF + logistic regression: {gain:+.1f} points of {name}, within "
+        "the 95% interval. The linear model is cheaper to run."
+    )
+
+
+def most_confused(table: Document) -> list[Document]:
+    """Pairs of classes that were taken for each other, the most frequent first."""
+    labels = [row["label"] for row in table.get("per_class") or []]
+    cells = [
+        {"true": labels[i], "predicted": labels[j], "count": count, "share": count / sum(row)}
+        for i, row in enumerate(table.get("confusion") or [])
+        for j, count in enumerate(row)
+        if count and i != j
+    ]
+    return sorted(cells, key=lambda cell: -cell["count"])
+
+
+def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, value) of every setting."""
+    for name, value in document.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
+
+
+def number(value: Any) -> str:
+    """A metric to three digits, a count with separators, and a dash for nothing."""
+    if value is None:
+        return "\u2013"
+    if isinstance(value, bool | str):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def short(value: Any) -> str:
+    """A length, to the nearest whole."""
+    return "\u2013" if value is None else f"{value:,.0f}"
+
+
+def percent(value: Any) -> str:
+    return "\u2013" if value is None else f"{100 * value:.1f}%"
+
+
+def _curves(path: Path) -> Iterator[Document]:
+    """The pictures of training, each with its caption."""
+    points = _points(path)
+
+    def drawn(names: Mapping[str, str]) -> dict[str, Any]:
+        return {shown: _thinned(points[name]) for name, shown in names.items() if name in points}
+
+    for lines, dots, ylabel, caption in _PICTURES:
+        curves, measured = drawn(lines), drawn(dots)
+        if curves or measured:
+            yield _picture(curves_figure(curves, measured=measured, ylabel=ylabel), caption)
+
+
+def _points(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Every metric of the event file as (step, value), steps rising."""
+    found: dict[str, dict[float, float]] = {}
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # the last line, while it is being written
+                for name, value in (event.get("metrics") or {}).items():
+                    found.setdefault(name, {})[event["step"]] = value
+    return {name: sorted(points.items()) for name, points in found.items()}
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most MAX_CURVE_POINTS points, each the mean of neighbours."""
+    size = -(-len(points) // MAX_CURVE_POINTS)
+    groups = (points[i : i + size] for i in range(0, len(points), size))
+    return [(group[-1][0], sum(v for _, v in group) / len(group)) for group in groups]
+
+
+def _confusion(table: Document) -> Document | None:
+    labels = [row["label"] for row in table.get("per_class") or []]
+    if not table.get("confusion") or len(labels) > MAX_CLASSES_DRAWN:
+        return None
+    picture = confusion_figure(table["confusion"], labels)
+    return _picture(picture, "Rows are the true classes, columns the predicted ones")
+
+
+def _reliability(table: Document) -> Document | None:
+    if not table.get("reliability"):
+        return None
+    caption = (
+        "Accuracy of decisions by their confidence; on the dashed line, 80% sure is right in 80%"
+    )
+    return _picture(reliability_figure(table["reliability"]), caption)
+
+
+def _picture(figure: Any, caption: str) -> Document:
+    # An image of its own cannot run scripts or clash with the page's names.
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg(figure)).decode()}"
+    return {"source": source, "caption": caption}
+
+
+def _read(path: Path) -> Document:
+    """A JSON document of the job's folder with all texts made visible; empty if not there."""
+    if not path.exists():
+        return {}
+    document = visible(json.loads(path.read_text(encoding="utf-8")))
+    return document if isinstance(document, dict) else {}
+
+
+def visible(value: Any) -> Any:
+    """The value with control characters in its texts shown, and long texts cut with a mark."""
+    if isinstance(value, str):
+        text = _UNSEEN.sub(_shown, value[:MAX_TEXT_CHARACTERS])
+        cut = len(value) - MAX_TEXT_CHARACTERS
+        return f"{text} [... {cut:,} more characters]" if cut > 0 else text
+    if isinstance(value, list):
+        return [visible(item) for item in value]
+    if isinstance(value, dict):
+        return {visible(name): visible(item) for name, item in value.items()}
+    return value
+
+
+def _shown(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return chr(0x2400 + code) if code < 0x20 else "\ufffd"  # the picture of a control character
