@@ -63,6 +63,16 @@ CASES = {
         ["rows.jsonl:2", "'text'", "missing"],
     ),
     "half a character": ("rows.jsonl", b'{"text": "\\ud800", "label": "x"}\n', ["rows.jsonl:1"]),
+    "half a character in a label": (
+        "rows.jsonl",
+        b'{"text": "a", "label": "\\udfff"}\n',
+        ["rows.jsonl:1", "'label'", "half"],
+    ),
+    "half a character in a list": (
+        "rows.jsonl",
+        b'{"text": "a", "label": ["\\udfff"]}\n',
+        ["rows.jsonl:1", "'label'", "half"],
+    ),
     "an escaped NUL": (
         "rows.jsonl",
         b'{"text": "a\\u0000", "label": "x"}\n',
@@ -188,3 +198,10 @@ except DataError as error:
     )
     assert done.stdout.startswith("hf:nobody/nothing: "), done.stderr
     assert "save_to_disk" in done.stdout
+
+
+def test_a_folder_here_is_not_taken_for_a_data_set_of_that_name(tmp_path, monkeypatch):
+    (tmp_path / "imdb").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="'imdb' is also a file or folder here"):
+        read_source("hf:imdb", COLUMNS, base_dir=tmp_path)

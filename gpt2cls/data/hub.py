@@ -26,6 +26,11 @@ def read_hub(source: str, columns: Columns) -> dict[str, Rows]:
 
     faults = []
     for name, config in _readings(source.removeprefix("hf:").split("/")):
+        if Path(name).exists():  # load_dataset would read that instead, and not say so
+            raise DataError(
+                f"{source}: {name!r} is also a file or folder here. Start gpt2cls from another "
+                "folder, or give the path of the files"
+            )
         try:
             return _read(datasets.load_dataset(name, config), columns, source)
         except datasets.exceptions.DatasetNotFoundError as error:
@@ -33,7 +38,7 @@ def read_hub(source: str, columns: Columns) -> dict[str, Rows]:
         except (OSError, ValueError, RuntimeError) as error:
             if isinstance(error, DataError):
                 raise
-            faults.append(str(error).strip().splitlines()[0])
+            faults.append(str(error).strip().partition("\n")[0] or type(error).__name__)
     raise DataError(
         f"{source}: {'; '.join(faults)}. Check the name, or without a connection save the data "
         "set to a folder elsewhere (save_to_disk) and name that"

@@ -51,9 +51,9 @@ def label_names(rows: Rows, column: str, source: str) -> tuple[str, ...]:
     names = sorted(found.to_pylist())
     if _are_measurements(names):
         raise DataError(
-            f"{source}: column {column!r} holds numbers such as {names[0]} and {names[-1]}; classes "
-            "are expected and regression is not supported. Make classes of them, for example low "
-            "and high"
+            f"{source}: column {column!r} holds numbers such as {names[0]} and {names[-1]}; "
+            "classes are expected and regression is not supported. Make classes of them, for "
+            "example low and high"
         )
     if rows.is_multi_label:
         _check_multi_label(names, rows, column, source)

@@ -232,7 +232,8 @@ def _divide(split: Split, share: float, name: str, seed: tuple[int, int]) -> tup
     if not is_held.any():
         raise DataError(
             f"data.{name} = {share:g}: no row can be held out of {len(split):,}, because equal "
-            f"texts stay together and every class needs a row in training. Give more rows, or a source for data.{name}"
+            f"texts stay together and every class needs a row in training. Give more rows, or a "
+            f"source for data.{name}"
         )
     return _kept(split, is_held), _kept(split, ~is_held)
 

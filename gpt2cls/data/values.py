@@ -224,6 +224,8 @@ def _label_list(value: list[Any], column: str, where: Where, row: int) -> list[s
     made = [_label(item, column, where, row) for item in value]
     if not all(isinstance(item, str) and _is_a_label(item) for item in made):
         raise DataError(f"{where(row)}: a list in column {column!r} holds an empty label or a list")
+    if not all(map(_is_whole, made)):
+        raise DataError(f"{where(row)}: column {column!r} holds half a character")
     return made
 
 
