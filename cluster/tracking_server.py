@@ -7,6 +7,7 @@ lock lets two commands that start at once start one server.
 import fcntl
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from cluster.home import Home, Surroundings
 from cluster.processes import end, is_alive, started_unix_s
 
 IDLE_S = 30 * 60.0
+_PORTS = range(21_000, 32_000)  # below those that the system hands to outgoing connections
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def wait_ready(home: Home, server: Server, *, timeout_s: float = 120.0) -> None:
         if not is_alive(server.pid, server.started_unix_s):
             raise TrackingError(
                 f"the MLflow server of {home.root} ended while it was starting: "
-                f"{_last_line(home.server_log)}. Its log is {home.server_log}."
+                f"{_cause(home.server_log)}. Its log is {home.server_log}."
             )
         if time.monotonic() > deadline:
             raise TrackingError(
@@ -152,24 +154,39 @@ def _last_port(home: Home) -> int | None:
 
 
 def _free_port(wish: int | None) -> int:
-    """The wished port if it is free, so that open pages and clients stay right; else any."""
-    for port in (wish or 0, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise TrackingError("no free port on 127.0.0.1 for the MLflow server; end some programs")
+    """The wished port if it gets free, so that open pages and clients stay right; else any."""
+    # A process that was killed gives its port back a moment after it is gone.
+    for _ in range(10 if wish else 0):
+        if _is_free(wish or 0):
+            return wish or 0
+        time.sleep(0.1)
+    for port in random.sample(_PORTS, 50):
+        if _is_free(port):
+            return port
+    raise TrackingError(
+        f"no port from {_PORTS.start} to {_PORTS.stop} of 127.0.0.1 is free for the MLflow "
+        "server; end programs that listen there"
+    )
 
 
-def _last_line(log: Path) -> str:
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _cause(log: Path) -> str:
+    """The line of the log that says most: the last one with an error, else the last."""
     try:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError:
-        return "it wrote no log"
-    return lines[-1] if lines else "it wrote no log"
+        lines = []
+    faults = [line for line in lines if "Error" in line and not line.startswith(" ")]
+    return [*(lines or ["it wrote no log"]), *faults][-1].strip()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from jobs.spool import Point, Position, Spool, points_of, read_lines
 from jobs.tracking import (
     NotOnServer,
     RefusedByServer,
+    RunDeleted,
     ServerAway,
     connect,
     drop_extra_runs,
@@ -58,8 +59,8 @@ class Delivery:
         try:
             self._deliver_all()
         except NotOnServer:
-            # The server lost the run (its database was replaced, or somebody deleted the run):
-            # nothing of ours is there any more, so all of it is told again.
+            # The server lost its database: nothing of ours is there any more, so all of it is
+            # told again.
             self.position = Position()
             self.spool.set_position(self.position)
             self.spool.set_head(run_id=None)
@@ -150,7 +151,7 @@ class Delivery:
             with sorted_faults():
                 self.client.log_batch(self._run_id, metrics=batch)
         except RefusedByServer as error:
-            if len(points) == 1:
+            if len(points) == 1 or isinstance(error, RunDeleted):
                 self.notes.append(f"metric {points[0].key}: {error}")
                 return
             for point in points:  # one bad point must not hold up the others

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.home import Surroundings
 from cluster.tracking_server import Server, ensure_server, wait_ready
 from gpt2cls.errors import RequestError
-from jobs.tracking import NotOnServer, RefusedByServer, connect, sorted_faults
+from jobs.tracking import NotOnServer, RefusedByServer, connect, patiently, sorted_faults
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -94,7 +94,7 @@ def model_folder(text: str, surroundings: Surroundings, *, base_dir: Path) -> Pa
         return reference.folder
     client = open_registry(surroundings)
     model_id = logged_model_id(client, reference)
-    return _fetched(client, text, model_id, surroundings.home.models_cache)
+    return patiently(lambda: _fetched(client, text, model_id, surroundings.home.models_cache))
 
 
 def logged_model_id(client: "MlflowClient", reference: ModelReference) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 import gpt2cls
 from jobs.errors import JobFailed
 from jobs.models import packaged_of_run
-from jobs.tracking import sorted_faults
+from jobs.tracking import patiently, sorted_faults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _CONTENT_TAG = "gpt2cls.model_sha256"
 _HERE = Path(__file__).resolve().parent
-_PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "tokenizers")
+_PACKAGES = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "tokenizers")
 _ALLOWED_FILES = frozenset({".json", ".safetensors", ".yaml", ".txt", ".py", ".typed"})
 
 
@@ -65,6 +66,21 @@ def store_package(
     Returns:
         `models:/m-...`, by which MLflow loads it.
     """
+    return patiently(
+        lambda: _store_package(
+            client, run_id, model_folder, example, example_output, pip_requirements
+        )
+    )
+
+
+def _store_package(
+    client: "MlflowClient",
+    run_id: str,
+    model_folder: Path,
+    example: "pd.DataFrame",
+    example_output: "pd.DataFrame",
+    pip_requirements: list[str],
+) -> str:
     content = hashlib.sha256((model_folder / "gpt2cls.json").read_bytes()).hexdigest()
     with sorted_faults():
         for model in packaged_of_run(client, run_id):
@@ -101,7 +117,8 @@ def _write_package(
     from mlflow import pyfunc
     from mlflow.models import Model, infer_signature
 
-    with TemporaryDirectory(prefix="gpt2cls-code-") as aside:
+    with TemporaryDirectory(prefix="gpt2cls-code-") as aside, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's advice to its own users
         pyfunc.save_model(
             str(folder),
             python_model=str(_HERE / "pyfunc_model.py"),

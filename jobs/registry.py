@@ -21,16 +21,14 @@ from jobs.store import Promotion, Store
 from jobs.tracking import (
     JOB_TAG,
     AlreadyOnServer,
-    ServerAway,
     connect,
+    patiently,
     sorted_faults,
 )
 from jobs.versions import DATA_TAG, METRIC_TAG, SPLIT_TAG, champion, number, standing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-_NUM_TRIES = 3  # of a call whose answer was lost; each looks up first what is there
 
 
 class PromotionConflict(RequestError):  # noqa: N818
@@ -75,7 +73,7 @@ def register(
         **{f"{METRIC_TAG}{key}": repr(float(value)) for key, value in metrics.items()},
     }
     with _locked(surroundings):
-        version = _ensure_version(client, name, model_uri, run_id, tags)
+        version = patiently(lambda: _ensure_version(client, name, model_uri, run_id, tags))
         rival = champion(client, name)
         verdict = judge(
             standing(version),
@@ -88,8 +86,7 @@ def register(
         if verdict.alias == CHAMPION and number(rival) != new:
             _move_champion(client, surroundings, name, number(rival), new, "gate", verdict.reason)
         elif verdict.alias == CHALLENGER:
-            with sorted_faults():
-                client.set_registered_model_alias(name, CHALLENGER, str(new))
+            patiently(lambda: _set_alias(client, name, CHALLENGER, new))
     return Registered(name, new, verdict.alias, verdict.reason)
 
 
@@ -145,25 +142,14 @@ def _ensure_version(
 ) -> Any:
     """The version of this packaged model; made only if a look-up does not find it."""
     model_id = tags[MODEL_ID_TAG]
-    for attempt in range(_NUM_TRIES):
-        try:
-            with sorted_faults():
-                _ensure_name(client, name)
-                for version in client.search_model_versions(f"name = '{name}'"):
-                    if version.tags.get(MODEL_ID_TAG) == model_id:
-                        return version
-                return client.create_model_version(
-                    name,
-                    model_uri,
-                    run_id,
-                    tags=tags,
-                    model_id=model_id,
-                    await_creation_for=0,
-                )
-        except ServerAway:
-            if attempt == _NUM_TRIES - 1:
-                raise
-    raise AssertionError("returned or raised")
+    with sorted_faults():
+        _ensure_name(client, name)
+        for version in client.search_model_versions(f"name = '{name}'"):
+            if version.tags.get(MODEL_ID_TAG) == model_id:
+                return version
+        return client.create_model_version(
+            name, model_uri, run_id, tags=tags, model_id=model_id, await_creation_for=0
+        )
 
 
 def _ensure_name(client: "MlflowClient", name: str) -> None:
@@ -172,6 +158,11 @@ def _ensure_name(client: "MlflowClient", name: str) -> None:
             client.create_registered_model(name)
     except AlreadyOnServer:
         return
+
+
+def _set_alias(client: "MlflowClient", name: str, alias: str, version: int) -> None:
+    with sorted_faults():
+        client.set_registered_model_alias(name, alias, str(version))
 
 
 def _move_champion(
@@ -183,8 +174,7 @@ def _move_champion(
     action: str,
     reason: str,
 ) -> None:
-    with sorted_faults():
-        client.set_registered_model_alias(name, CHAMPION, str(new))
+    patiently(lambda: _set_alias(client, name, CHAMPION, new))
     Store(surroundings.home).add_promotion(
         registry=_registry(surroundings),
         model=name,

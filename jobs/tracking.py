@@ -6,9 +6,10 @@ records, not to a command that only checks its input.
 
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cluster.errors import TrackingError
 from jobs.masking import mask
@@ -16,13 +17,14 @@ from jobs.masking import mask
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_T = TypeVar("_T")
 JOB_TAG = "gpt2cls.job_id"
 
 # MLflow's own: 120 s a try and 7 tries, that is minutes during which nothing else is delivered.
+# No second try below us: to ask again for a run or a version that was made would make another.
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is the result's
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_MODEL_CATALOG_URI": "",
@@ -30,6 +32,7 @@ _SETTINGS = {
     "MLFLOW_UV_AUTO_DETECT": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+_IS_DELETED = "must be in the 'active' state"
 _REFUSED = frozenset(
     {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_LIMIT_EXCEEDED"}
 )
@@ -37,6 +40,10 @@ _REFUSED = frozenset(
 
 class RefusedByServer(TrackingError):
     """The server answered that it will never take this."""
+
+
+class RunDeleted(RefusedByServer):
+    """Somebody deleted the run; it is left so."""
 
 
 class NotOnServer(TrackingError):
@@ -75,7 +82,18 @@ def sorted_faults() -> Iterator[None]:
         text = mask(str(error).split("\n")[0])
         if "HTTPConnectionPool" in text or "HTTPSConnectionPool" in text:
             text = "no answer from " + text.removeprefix("API request to ").split(" ")[0]
-        raise _family(str(error.error_code))(f"MLflow: {text}") from error
+        family = RunDeleted if _IS_DELETED in text else _family(str(error.error_code))
+        raise family(f"MLflow: {text}") from error
+
+
+def patiently(act: Callable[[], _T], *, num_tries: int = 4, pause_s: float = 1.0) -> _T:
+    """Do what may be done twice again while the server gives no answer."""
+    for _ in range(num_tries - 1):
+        try:
+            return act()
+        except ServerAway:
+            time.sleep(pause_s)
+    return act()
 
 
 def _family(code: str) -> type[TrackingError]:

@@ -1,0 +1,121 @@
+"""MLflow does what it is asked, and the answer never arrives."""
+
+import http.client
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import pytest
+
+from cluster.home import Home, Surroundings
+from cluster.tracking_server import ensure_server, stop_server, wait_ready
+from jobs.record import Record
+from jobs.registry import register
+from jobs.tracking import connect, find_or_create_run, find_runs
+
+pytestmark = pytest.mark.faults
+
+
+class LosesReplies(ThreadingHTTPServer):
+    """Passes requests on; of the first ones to a path in `lost`, the answer is dropped."""
+
+    daemon_threads = True
+
+    def __init__(self, target):
+        super().__init__(("127.0.0.1", 0), Passer)
+        self.target = urlsplit(target).netloc
+        self.lost = {}
+        self.num_lost = 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def uri(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Passer(BaseHTTPRequestHandler):
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        connection = http.client.HTTPConnection(self.server.target, timeout=30)
+        headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
+        connection.request(self.command, self.path, body, headers)
+        reply = connection.getresponse()
+        content = reply.read()
+        for path in self.server.lost:
+            if path in self.path and self.server.lost[path] > 0:
+                self.server.lost[path] -= 1
+                self.server.num_lost += 1
+                self.close_connection = True
+                return
+        self.send_response(reply.status)
+        self.send_header("Content-Type", reply.getheader("Content-Type") or "text/plain")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    home = Home(tmp_path_factory.mktemp("lost") / "home")
+    server = ensure_server(home)
+    wait_ready(home, server)
+    yield server
+    stop_server(home)
+
+
+@pytest.fixture
+def proxy(server):
+    proxy = LosesReplies(server.uri)
+    yield proxy
+    proxy.shutdown()
+    proxy.server_close()
+
+
+def test_a_run_whose_making_was_not_answered_is_found_and_not_made_twice(server, proxy, tmp_path):
+    proxy.lost = {"runs/create": 2, "experiments/create": 1, "runs/log-batch": 3}
+    surroundings = Surroundings(Home(tmp_path), proxy.uri, None, None)
+    job_dir = surroundings.home.job_dir("lost-1")
+    record = Record(job_dir, surroundings, job_id="lost-1", experiment="lost", with_usage=False)
+    for step in range(50):
+        record.metrics({"train/loss": 1.0}, step=step)
+    assert record.finish("FINISHED", timeout_s=100)
+
+    client = connect(server.uri)
+    experiment = client.get_experiment_by_name("lost")
+    assert proxy.num_lost >= 5
+    assert find_runs(client, experiment.experiment_id, "lost-1") == [record.run_id]
+    history = client.get_metric_history(record.run_id, "train/loss")
+    assert sorted(point.step for point in history) == list(range(50))
+    assert client.get_run(record.run_id).info.status == "FINISHED"
+
+
+def test_a_version_whose_making_was_not_answered_is_registered_once(server, proxy, tmp_path):
+    client = connect(server.uri)
+    run_id = find_or_create_run(
+        client, experiment="lost", job_id="lost-2", run_name="x", start_ms=1000
+    )
+    model = client.create_logged_model(
+        client.get_run(run_id).info.experiment_id, name="model", source_run_id=run_id
+    )
+    client.finalize_logged_model(model.model_id, "READY")
+    proxy.lost = {"model-versions/create": 1, "registered-models/create": 1}
+    registered = register(
+        Surroundings(Home(tmp_path), proxy.uri, None, None),
+        tracking_uri=proxy.uri,
+        name="lost-model",
+        model_uri=f"models:/{model.model_id}",
+        run_id=run_id,
+        job_id="lost-2",
+        metrics={"accuracy": 0.9},
+        split="test",
+        data_fingerprint="d1",
+    )
+    assert proxy.num_lost == 2
+    versions = client.search_model_versions("name = 'lost-model'")
+    assert [int(version.version) for version in versions] == [registered.version] == [1]
+    assert client.get_model_version_by_alias("lost-model", "champion").version in (1, "1")
