@@ -1,6 +1,7 @@
 """One model over HTTP: MLflow's scoring server as a child of this process."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,11 +20,13 @@ from cluster.home import Surroundings
 from gpt2cls.errors import RequestError
 from gpt2cls.model.folder import ModelInfo, read_info
 from jobs.errors import JobFailed
+from jobs.masking import mask
 from jobs.models import model_folder
 
 _LOOPBACK = "127.0.0.1"
 _READY_WITHIN_S = 180.0
 _GRACE_S = 10.0
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b: ")
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,10 @@ def _command(folder: Path, port: int) -> list[str]:
 
 def _environment(surroundings: Surroundings) -> dict[str, str]:
     environment = surroundings.home.child_environment()
+    # MLflow starts uvicorn by name, and an environment need not be activated to be used.
+    path = [str(Path(sys.executable).parent), *filter(None, [environment.get("PATH")])]
     return environment | {
+        "PATH": os.pathsep.join(path),
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_TRACKING_URI": "file:///dev/null",  # it has nothing to ask there
         "GIT_PYTHON_REFRESH": "quiet",
@@ -147,10 +153,11 @@ def _answers(url: str) -> bool:
 
 
 def _last_words(serving: Serving) -> str:
-    """The last line of the log that says something."""
-    lines = (serving.folder / "log").read_text(errors="replace").splitlines()
-    errors = [line.strip() for line in lines if "Error" in line]
-    return (errors or [line.strip() for line in lines if line.strip()] or ["it wrote no log"])[-1]
+    """The line of the log that says why: the first error, for later ones only follow from it."""
+    text = (serving.folder / "log").read_text(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if _ERROR.match(line)]
+    return mask((errors or lines[-1:] or ["it wrote no log"])[0])
 
 
 def _free_port(wished: int | None) -> int:
