@@ -9,7 +9,6 @@ which costs the same time as trained ones. The memory is that of a process of it
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -67,7 +66,9 @@ def predict(model: Path, source: Path, output: Path, threads: int | None) -> dic
     from gpt2cls.predict_files import predict_file
 
     def peak_mb() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # Not ru_maxrss: that begins at the memory of the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
     started_s = time.perf_counter()
     predictor = Predictor.load(model, device="cpu", threads=threads)

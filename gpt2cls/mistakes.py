@@ -44,6 +44,7 @@ def worst_mistakes(
             "true": _names(labels[row], task),
             "predicted": _names(predicted[row], task),
             "probability": float(probs[row].max()),
+            "probability_true": float(probs[row, labels[row]]) if labels.ndim == 1 else None,
             "loss": float(losses_N[row]),
         }
         for row in worst

@@ -30,8 +30,10 @@ def confusion_figure(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
     names = [_short(label) for label in labels]
     size = 9 if num_classes <= 12 else 7 if num_classes <= 30 else 5
-    axes.set_xticks(range(num_classes), names, rotation=45, ha="right", fontsize=size)
+    axes.set_xticks(range(num_classes), names, rotation=40, fontsize=size)
     axes.set_yticks(range(num_classes), names, fontsize=size)
+    for tick in axes.get_xticklabels():
+        tick.set(ha="right", rotation_mode="anchor")
     for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         tick.set_parse_math(False)  # a label may hold dollar signs
     axes.grid(False)

@@ -1,5 +1,6 @@
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from gpt2cls.data.tasks import Task
 from gpt2cls.mistakes import worst_mistakes
@@ -13,9 +14,10 @@ def test_the_surest_mistake_comes_first_and_right_rows_are_left_out():
     found = worst_mistakes(probs, np.array([1, 1, 1]), ["mild", "sure", "right"], 5, task=SINGLE)
     assert (found["rows"], found["wrong"]) == (3, 2)
     assert [m["text"] for m in found["mistakes"]] == ["sure", "mild"]
-    assert found["mistakes"][0] | {"loss": 0} == {
-        "row": 1, "text": "sure", "true": "bad", "predicted": "good", "probability": 0.99, "loss": 0
-    }  # fmt: skip
+    worst = found["mistakes"][0]
+    assert (worst["row"], worst["true"], worst["predicted"]) == (1, "bad", "good")
+    assert (worst["probability"], worst["probability_true"]) == (0.99, 0.01)
+    assert worst["loss"] == pytest.approx(-np.log(0.01))
 
 
 def test_several_labels_are_joined_and_the_thresholds_are_used():
