@@ -49,8 +49,7 @@ def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
 
     surroundings = from_environment()
     found = _settled_store(surroundings).get(check_job_id(job))
-    if found.kind != "finetune":
-        raise RequestError(f"job {found.id} is of kind {found.kind}, which starts anew: run it")
+    _refuse_to_resume(found, surroundings.home.job_dir(found.id))
 
     from jobs.finetune import resume_finetune
 
@@ -94,6 +93,33 @@ def _settled_store(surroundings: Surroundings) -> "Store":
     for job in settle(store, surroundings):
         messages().print(f"job {job.id}: RUNNING -> {job.state}, {job.reason}")
     return store
+
+
+def _refuse_to_resume(job: "Job", folder: Path) -> None:
+    """Say no before anything heavy is imported.
+
+    Raises:
+        RequestError: the job's state, kind, folder or settings do not allow it.
+    """
+    from pydantic import ValidationError
+
+    from jobs.spec import FinetuneJob
+    from jobs.states import State, may_change
+    from jobs.store import why_not_started
+
+    if job.kind != "finetune":
+        raise RequestError(f"job {job.id} is of kind {job.kind}, which starts anew: run it again")
+    if not may_change(job.state, State.RUNNING, by_resume=True):
+        raise RequestError(why_not_started(job))
+    if not folder.is_dir():
+        raise RequestError(f"job {job.id}: its folder {folder} is gone; run its job file again")
+    try:
+        FinetuneJob.model_validate(job.spec)
+    except ValidationError as error:
+        raise RequestError(
+            f"job {job.id} was made by another version, whose settings this one does not know; "
+            f"run {folder / 'job.yaml'} again"
+        ) from error
 
 
 def _row(job: "Job") -> dict[str, Any]:

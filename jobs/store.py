@@ -129,12 +129,12 @@ class Store:
         """
         job = self.get(job_id)
         if not may_change(job.state, State.RUNNING, by_resume=by_resume):
-            raise RequestError(_why_not_started(job))
+            raise RequestError(why_not_started(job))
         values = {"state": State.RUNNING, "reason": "", "ended_unix_s": None, **_this_process()}
         values |= {"num_attempts": job.num_attempts + 1}
         values |= {"started_unix_s": job.started_unix_s or time.time()}
         if not self._change(job, values):
-            raise RequestError(_why_not_started(self.get(job_id)))
+            raise RequestError(why_not_started(self.get(job_id)))
         return self.get(job_id)
 
     def finish(self, job_id: str, state: State, reason: str = "") -> bool:
@@ -284,7 +284,7 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _why_not_started(job: Job) -> str:
+def why_not_started(job: Job) -> str:
     if job.state in LIVE:
         return (
             f"job {job.id} is {job.state} (process {job.owner_pid} on {job.owner_host}); "
