@@ -15,26 +15,24 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jobs.figures import confusion_figure, curves_figure, reliability_figure, svg
-
-Document = dict[str, Any]
+from jobs.page_tables import (
+    METRICS,
+    Document,
+    balance,
+    flat,
+    halves,
+    headline,
+    most_confused,
+    number,
+    percent,
+    short,
+    verdict,
+)
 
 MAX_TEXT_CHARACTERS = 2000
 MAX_CURVE_POINTS = 600
 MAX_CLASSES_DRAWN = 60
 """A larger confusion matrix is not drawn; its most frequent confusions are listed."""
-NAMES = {
-    "majority": "Majority class",
-    "prior": "Label shares",
-    "tfidf": "TF-IDF + logistic regression",
-}
-METRICS = {
-    "accuracy": "Accuracy",
-    "macro_f1": "Macro F1",
-    "micro_f1": "Micro F1",
-    "average_precision": "Avg. precision",
-    "log_loss": "Log loss",
-    "ece": "Calibration error",
-}
 _PICTURES: tuple[tuple[dict[str, str], dict[str, str], str, str], ...] = (
     (
         {"train/loss": "training"},
@@ -112,7 +110,7 @@ def view(job_dir: Path) -> Document:
         "confusions": most_confused(table)[:12],
         "reliability": _reliability(table),
         "mistakes": _read(job_dir / "mistakes.json"),
-        "settings": _halves(flat({k: v for k, v in job.items() if k not in ("kind", "name")})),
+        "settings": halves(flat({k: v for k, v in job.items() if k not in ("kind", "name")})),
     }
 
 
@@ -139,113 +137,6 @@ def _duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def headline(table: Document, baselines: Mapping[str, Document]) -> Document:
-    """The model and the baselines with the same metrics, each with its interval."""
-    rows = [("This model", table)] if table else []
-    rows += [(NAMES.get(name, name), row) for name, row in baselines.items()]
-    names = [name for name in METRICS if any(row.get(name) is not None for _, row in rows)]
-    if "thresholds" not in table:
-        names = [name for name in names if name != "micro_f1"]  # it is the accuracy
-    shown = [
-        {
-            "name": name,
-            "is_ours": row is table,
-            "note": row.get("note"),
-            "cells": [_cell(row, metric) for metric in names],
-        }
-        for name, row in rows
-    ]
-    return {"metrics": names, "rows": shown}
-
-
-def balance(data: Document) -> Document:
-    """Rows of the most frequent labels in each split."""
-    labels, splits = data.get("labels") or {}, list(data.get("splits") or {})
-    train = max(1, (data.get("splits") or {}).get("train", 1))
-    by_rows = sorted(labels.items(), key=lambda item: -item[1].get("train", 0))
-    rows = [
-        {
-            "label": label,
-            "counts": [counts.get(split, 0) for split in splits],
-            "share": counts.get("train", 0) / train,
-        }
-        for label, counts in by_rows[:MAX_CLASSES_DRAWN]
-    ]
-    return {"splits": splits, "rows": rows, "left_out": len(labels) - len(rows)}
-
-
-def _halves(settings: Iterator[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    rows = list(settings)
-    middle = -(-len(rows) // 2)
-    return [half for half in (rows[:middle], rows[middle:]) if half]
-
-
-def _cell(row: Document, metric: str) -> Document:
-    low, high = row.get(f"{metric}_ci") or (None, None)
-    return {"value": row.get(metric), "low": low, "high": high}
-
-
-def verdict(table: Document, baselines: Mapping[str, Document]) -> tuple[str, str] | None:
-    """(tone, sentence) on whether the network is worth it next to the linear model."""
-    linear = baselines.get("tfidf") or {}
-    metric = "macro_f1" if "thresholds" in table else "accuracy"
-    if table.get(metric) is None or linear.get(metric) is None:
-        return None
-    name = METRICS[metric].lower()
-    gain = 100 * (table[metric] - linear[metric])
-    low, high = table.get(f"{metric}_ci") or (table[metric], table[metric])
-    if low > linear[metric]:
-        return "good", f"Beats TF-IDF + logistic regression by {gain:.1f} points of {name}."
-    if high < linear[metric]:
-        return "bad", (
-            f"A linear model is better: TF-IDF + logistic regression leads by {-gain:.1f} points "
-            f"of {name}. It is also cheaper to run."
-        )
-    return "even", (
-        f"Not told apart from TF-IDF + logistic regression: {gain:+.1f} points of {name}, within "
-        "the 95% interval. The linear model is cheaper to run."
-    )
-
-
-def most_confused(table: Document) -> list[Document]:
-    """Pairs of classes that were taken for each other, the most frequent first."""
-    labels = [row["label"] for row in table.get("per_class") or []]
-    cells = [
-        {"true": labels[i], "predicted": labels[j], "count": count, "share": count / sum(row)}
-        for i, row in enumerate(table.get("confusion") or [])
-        for j, count in enumerate(row)
-        if count and i != j
-    ]
-    return sorted(cells, key=lambda cell: -cell["count"])
-
-
-def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, value) of every setting."""
-    for name, value in document.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
-
-
-def number(value: Any) -> str:
-    """A metric to three digits, a count with separators, and a dash for nothing."""
-    if value is None:
-        return "\u2013"
-    if isinstance(value, bool | str):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def short(value: Any) -> str:
-    """A length, to the nearest whole."""
-    return "\u2013" if value is None else f"{value:,.0f}"
-
-
-def percent(value: Any) -> str:
-    return "\u2013" if value is None else f"{100 * value:.1f}%"
 
 
 def _curves(path: Path) -> Iterator[Document]:

@@ -1,0 +1,131 @@
+"""The tables of the report: from the documents in a job's folder to rows that can be printed."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Document = dict[str, Any]
+
+MAX_LABELS = 60
+"""Rows of the table of label counts."""
+NAMES = {
+    "majority": "Majority class",
+    "prior": "Label shares",
+    "tfidf": "TF-IDF + logistic regression",
+}
+METRICS = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "average_precision": "Avg. precision",
+    "log_loss": "Log loss",
+    "ece": "Calibration error",
+}
+
+
+def headline(table: Document, baselines: Mapping[str, Document]) -> Document:
+    """The model and the baselines with the same metrics, each with its interval."""
+    rows = [("This model", table)] if table else []
+    names_of = NAMES | ({"majority": "No label at all"} if "thresholds" in table else {})
+    rows += [(names_of.get(name, name), row) for name, row in baselines.items()]
+    names = [name for name in METRICS if any(row.get(name) is not None for _, row in rows)]
+    if "thresholds" not in table:
+        names = [name for name in names if name != "micro_f1"]  # it is the accuracy
+    shown = [
+        {
+            "name": name,
+            "is_ours": row is table,
+            "note": row.get("note"),
+            "cells": [_cell(row, metric) for metric in names],
+        }
+        for name, row in rows
+    ]
+    return {"metrics": names, "rows": shown}
+
+
+def balance(data: Document) -> Document:
+    """Rows of the most frequent labels in each split."""
+    labels, splits = data.get("labels") or {}, list(data.get("splits") or {})
+    train = max(1, (data.get("splits") or {}).get("train", 1))
+    by_rows = sorted(labels.items(), key=lambda item: -item[1].get("train", 0))
+    rows = [
+        {
+            "label": label,
+            "counts": [counts.get(split, 0) for split in splits],
+            "share": counts.get("train", 0) / train,
+        }
+        for label, counts in by_rows[:MAX_LABELS]
+    ]
+    return {"splits": splits, "rows": rows, "left_out": len(labels) - len(rows)}
+
+
+def halves(settings: Iterator[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    rows = list(settings)
+    middle = -(-len(rows) // 2)
+    return [half for half in (rows[:middle], rows[middle:]) if half]
+
+
+def _cell(row: Document, metric: str) -> Document:
+    low, high = row.get(f"{metric}_ci") or (None, None)
+    return {"value": row.get(metric), "low": low, "high": high}
+
+
+def verdict(table: Document, baselines: Mapping[str, Document]) -> tuple[str, str] | None:
+    """(tone, sentence) on whether the network is worth it next to the linear model."""
+    linear = baselines.get("tfidf") or {}
+    metric = "macro_f1" if "thresholds" in table else "accuracy"
+    if table.get(metric) is None or linear.get(metric) is None:
+        return None
+    name = {"macro_f1": "macro F1", "accuracy": "accuracy"}[metric]
+    gain = 100 * (table[metric] - linear[metric])
+    low, high = table.get(f"{metric}_ci") or (table[metric], table[metric])
+    if low > linear[metric]:
+        return "good", f"Beats TF-IDF + logistic regression by {gain:.1f} points of {name}."
+    if high < linear[metric]:
+        return "bad", (
+            f"A linear model is better: TF-IDF + logistic regression leads by {-gain:.1f} points "
+            f"of {name}. It is also cheaper to run."
+        )
+    return "even", (
+        f"Not told apart from TF-IDF + logistic regression: {gain:+.1f} points of {name}, within "
+        "the 95% interval. The linear model is cheaper to run."
+    )
+
+
+def most_confused(table: Document) -> list[Document]:
+    """Pairs of classes that were taken for each other, the most frequent first."""
+    labels = [row["label"] for row in table.get("per_class") or []]
+    cells = [
+        {"true": labels[i], "predicted": labels[j], "count": count, "share": count / sum(row)}
+        for i, row in enumerate(table.get("confusion") or [])
+        for j, count in enumerate(row)
+        if count and i != j
+    ]
+    return sorted(cells, key=lambda cell: -cell["count"])
+
+
+def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, value) of every setting."""
+    for name, value in document.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
+
+
+def number(value: Any) -> str:
+    """A metric to three digits, a count with separators, and a dash for nothing."""
+    if value is None:
+        return "\u2013"
+    if isinstance(value, bool | str):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def short(value: Any) -> str:
+    """A length, to the nearest whole."""
+    return "\u2013" if value is None else f"{value:,.0f}"
+
+
+def percent(value: Any) -> str:
+    return "\u2013" if value is None else f"{100 * value:.1f}%"
