@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -117,8 +116,7 @@ def _write_package(
     from mlflow import pyfunc
     from mlflow.models import Model, infer_signature
 
-    with TemporaryDirectory(prefix="gpt2cls-code-") as aside, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's advice to its own users
+    with TemporaryDirectory(prefix="gpt2cls-code-") as aside:
         pyfunc.save_model(
             str(folder),
             python_model=str(_HERE / "pyfunc_model.py"),

@@ -7,6 +7,7 @@ requirements; nothing of the other rooms, no Ray, and nothing is unpickled.
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
@@ -19,8 +20,9 @@ class PackagedClassifier(PythonModel):  # type: ignore[misc]
 
         self.predictor = Predictor.load(Path(context.artifacts["model"]))
 
-    def predict(self, context: Any, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Predict; without type hints, which MLflow would take for a contract of its own."""
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         return self.predictor.predict_frame(model_input)
 
 

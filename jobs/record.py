@@ -4,7 +4,6 @@ Training never waits for MLflow: what is recorded is a line in a file, and a ran
 read from the file that the rank writes anyway.
 """
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -56,7 +55,7 @@ class Record:
                 server=mask(surroundings.tracking_uri) if surroundings.tracking_uri else None,
             )
         if is_resumed:
-            self._spool.append("reopen")
+            self._spool.reopen()
         self._delivery = Delivery(self._spool, lambda: tracking_uri(surroundings))
         self._lock = DeliveryLock(self._spool)
         self._backlog = _Backlog(self._spool)
@@ -241,10 +240,16 @@ def _embedded_uri(home: Home) -> str | None:
     return server.uri if server else None
 
 
-def end_left_over(job_dir: Path, status: str) -> None:
-    """Write down the end of a job whose process is gone, for `deliver_pending` to tell."""
-    with contextlib.suppress(FileNotFoundError):
-        spool = Spool(job_dir)
-        if spool.head():
-            spool.status(status)
-            spool.close()
+def end_left_over(job_dir: Path, status: str) -> str | None:
+    """Write down the end of a job whose process could not, for `deliver_pending` to tell.
+
+    Returns:
+        The id of its run, if it has one and was not ended yet.
+    """
+    spool = Spool(job_dir)
+    head = spool.head()
+    if not head or head.get("ended"):
+        return None
+    spool.status(status)
+    spool.close()
+    return head.get("run_id")

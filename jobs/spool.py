@@ -95,6 +95,12 @@ class Spool:
 
     def status(self, status: str, time_ms: int | None = None) -> None:
         self.append("status", status=status, time_ms=time_ms or now_ms())
+        self.set_head(ended=status)
+
+    def reopen(self) -> None:
+        """Another attempt begins: the end that was told is none."""
+        self.append("reopen")
+        self.set_head(ended=None)
 
     def close(self) -> None:
         with self._lock:

@@ -1,11 +1,15 @@
 """The record while no server is there; with one: tests/system/test_record.py."""
 
 import json
+import sqlite3
 import time
 
 from cluster.home import Home, Surroundings
 from jobs.record import Record, deliver_pending, end_left_over
+from jobs.settle import settle
 from jobs.spool import Spool
+from jobs.states import State
+from jobs.store import Store
 
 
 def open_record(tmp_path, job_id="j-1"):
@@ -45,7 +49,7 @@ def test_an_end_that_could_not_be_told_says_so_and_waits(tmp_path):
 
 
 def test_a_job_that_never_recorded_leaves_nothing_to_tell(tmp_path):
-    end_left_over(tmp_path / "jobs" / "j-2", "FAILED")
+    assert end_left_over(tmp_path / "jobs" / "j-2", "FAILED") is None
     assert not (tmp_path / "jobs").exists()
 
 
@@ -56,5 +60,23 @@ def test_a_record_that_is_opened_again_goes_on_with_the_same_run(tmp_path):
     head = Spool(job_dir).head()
     second, _, _ = open_record(tmp_path)
     second.close()
-    assert Spool(job_dir).head() == head
+    assert Spool(job_dir).head() == head | {"ended": None}
     assert Spool(job_dir).path.read_text().splitlines()[-1] == '{"op":"reopen"}'
+
+
+def test_a_job_that_died_just_before_the_end_of_its_run_is_ended_by_the_next_look(tmp_path):
+    surroundings = Surroundings(Home(tmp_path), "http://127.0.0.1:9", None, None)
+    store = Store(surroundings.home)
+    job = store.start(store.create(name="bbc", kind="finetune", spec={}).id)
+    spool = Spool(surroundings.home.job_dir(job.id))
+    spool.set_head(job_id=job.id, experiment="bbc", run_name=job.id, start_ms=1, run_id="r1")
+    store.finish(job.id, State.SUCCEEDED)
+    settle(store, surroundings)
+    assert spool.head().get("ended") is None  # this very process owns it and may still tell
+    with sqlite3.connect(surroundings.home.jobs_db) as db:
+        db.execute("UPDATE jobs SET owner_started_unix_s = 1")
+    settle(store, surroundings)
+    settle(store, surroundings)
+    assert spool.head()["ended"] == "FINISHED"
+    assert spool.path.read_text().count("FINISHED") == 1
+    assert store.get(job.id).run_id == "r1"

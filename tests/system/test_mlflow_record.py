@@ -237,8 +237,8 @@ job = store.start(store.create(name="killed", kind="finetune", spec={}).id)
 job_dir = surroundings.home.job_dir(job.id)
 record = Record(job_dir, surroundings, job_id=job.id, experiment="exp")
 record.wait_run_id(60)
-print(job.id, flush=True)
 record.metrics({"train/loss": 1.0}, step=5)
+print(job.id, flush=True)
 time.sleep(60)
 """
     process = subprocess.Popen(
