@@ -10,7 +10,7 @@ import torch
 from gpt2cls.config import ModelConfig
 from gpt2cls.errors import ModelError
 from gpt2cls.model.backbone import AutoBackbone, build_backbone
-from gpt2cls.model.gpt2 import GPT2Backbone
+from gpt2cls.model.gpt2 import GPT2Backbone, tensor_shapes
 from gpt2cls.model.gpt2_folder import load_gpt2, save_gpt2
 
 
@@ -165,12 +165,12 @@ def test_blocks_hold_every_parameter_once(hf_folder):
 
 
 def test_a_length_beyond_the_positions_is_refused_with_both_numbers(hf_folder):
-    with pytest.raises(ModelError, match="max_length = 512: .* has 40 positions"):
+    with pytest.raises(ModelError, match=r"max_length = 512: .* has 40 positions"):
         build(hf_folder, max_length=512)
 
 
 def test_a_tokenizer_larger_than_the_embeddings_is_refused(hf_folder):
-    with pytest.raises(ModelError, match="500 tokens, but .* embeddings for 101"):
+    with pytest.raises(ModelError, match=r"500 tokens, but .* embeddings for 101"):
         build(hf_folder, vocab_size=500)
 
 
@@ -182,11 +182,11 @@ def copy_of(folder: Path, target: Path, **changes: object) -> Path:
 
 
 def test_a_config_that_does_not_fit_the_weights_is_refused(hf_folder, tmp_path):
-    with pytest.raises(ModelError, match="n_layer = 1000000000, but .* 12 blocks"):
+    with pytest.raises(ModelError, match=r"n_layer = 1000000000, but .* 12 blocks"):
         build(copy_of(hf_folder, tmp_path / "a", n_layer=10**9))
-    with pytest.raises(ModelError, match="wte.weight is \\[101, 48\\]; .* \\[1000000000, 48\\]"):
+    with pytest.raises(ModelError, match=r"wte.weight is \[101, 48\]; .* \[1000000000, 48\]"):
         build(copy_of(hf_folder, tmp_path / "b", vocab_size=10**9))
-    with pytest.raises(ModelError, match="n_head = 'four': must be a whole number"):
+    with pytest.raises(ModelError, match=r"n_head = 'four': must be a whole number"):
         build(copy_of(hf_folder, tmp_path / "c", n_head="four"))
 
 
@@ -231,3 +231,9 @@ def test_a_built_in_shape_has_the_size_it_is_named_for():
     assert isinstance(backbone, GPT2Backbone)
     assert (len(backbone.h), backbone.width, backbone.h[0].attn.heads) == (4, 256, 4)
     assert backbone.wpe.weight.shape == (16, 256)
+
+
+def test_the_shapes_known_beforehand_are_those_of_the_built_model():
+    backbone = build("gpt2-tiny")
+    built = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    assert tensor_shapes(backbone.config) == built

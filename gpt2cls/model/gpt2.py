@@ -110,13 +110,13 @@ class Block(nn.Module):
 
 
 class GPT2Backbone(nn.Module):
-    """Tokens to hidden states."""
+    """Tokens to hidden states; its weights are not set until `init_gpt2` or `load_gpt2` does."""
 
     def __init__(self, config: GPT2Config, *, dropout: float) -> None:
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.width)
-        self.wpe = nn.Embedding(config.positions, config.width)
+        self.wte = _empty_embedding(config.vocab_size, config.width)
+        self.wpe = _empty_embedding(config.positions, config.width)
         self.drop = nn.Dropout(dropout)
         self.h = nn.ModuleList(Block(config, i, dropout) for i in range(config.layers))
         self.ln_f = nn.LayerNorm(config.width, eps=config.norm_epsilon)
@@ -148,6 +148,36 @@ class GPT2Backbone(nn.Module):
         for block in self.h:
             x_BTD = block(x_BTD)
         return self.ln_f(x_BTD)  # type: ignore[no-any-return]
+
+
+def _empty_embedding(num_rows: int, width: int) -> nn.Embedding:
+    return nn.Embedding.from_pretrained(torch.empty(num_rows, width), freeze=False)
+
+
+def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor, known before any of them takes memory."""
+    width, inner = config.width, config.inner
+    of_a_block = {
+        "ln_1.weight": (width,),
+        "ln_1.bias": (width,),
+        "attn.c_attn.weight": (width, 3 * width),
+        "attn.c_attn.bias": (3 * width,),
+        "attn.c_proj.weight": (width, width),
+        "attn.c_proj.bias": (width,),
+        "ln_2.weight": (width,),
+        "ln_2.bias": (width,),
+        "mlp.c_fc.weight": (width, inner),
+        "mlp.c_fc.bias": (inner,),
+        "mlp.c_proj.weight": (inner, width),
+        "mlp.c_proj.bias": (width,),
+    }
+    return {
+        "wte.weight": (config.vocab_size, width),
+        "wpe.weight": (config.positions, width),
+        **{f"h.{i}.{name}": s for i in range(config.layers) for name, s in of_a_block.items()},
+        "ln_f.weight": (width,),
+        "ln_f.bias": (width,),
+    }
 
 
 def init_gpt2(model: GPT2Backbone) -> None:

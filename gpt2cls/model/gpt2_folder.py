@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt2cls.errors import ModelError
-from gpt2cls.model.gpt2 import ACTIVATIONS, GPT2Backbone, GPT2Config
+from gpt2cls.model.gpt2 import ACTIVATIONS, GPT2Backbone, GPT2Config, tensor_shapes
 from gpt2cls.pretrained import WEIGHTS, read_json, read_tensors, tensor_names, weight_files
 
 _UNSUPPORTED = ("reorder_and_upcast_attn", "add_cross_attention")
@@ -68,9 +67,11 @@ def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2Backbone:
             f"{sum(n.endswith('.ln_1.weight') for n in names)} blocks; "
             "the files do not belong together"
         )
-    with torch.device("meta"):  # no memory until the tensors are known to fit
-        model = GPT2Backbone(config, dropout=dropout)
-    model.load_state_dict(_fitting_tensors(model, files, folder), assign=True)
+    tensors = _fitting_tensors(config, files, folder)
+    # Built after the check, as a config.json may ask for any size. (Building on torch's device
+    # "meta" would be as safe, but its first use imports 800 modules: 3 s.)
+    model = GPT2Backbone(config, dropout=dropout)
+    model.load_state_dict(tensors, assign=True)
     return model
 
 
@@ -78,8 +79,8 @@ def _our_name(name: str) -> str:
     return name.removeprefix("transformer.")
 
 
-def _fitting_tensors(model: GPT2Backbone, files: list[Path], folder: Path) -> dict[str, Tensor]:
-    wanted = {name: parameter.shape for name, parameter in model.state_dict().items()}
+def _fitting_tensors(config: GPT2Config, files: list[Path], folder: Path) -> dict[str, Tensor]:
+    wanted = tensor_shapes(config)
     found: dict[str, Tensor] = {}
     for file in files:
         for full_name, tensor in read_tensors(file):
