@@ -237,10 +237,11 @@ def test_the_best_evaluation_is(metric, value, log_loss, best, expected):
 
 def test_kept_features_are_those_that_the_model_would_compute(tmp_path):
     model, rows = tiny_model(pooling="concat", dropout=0.4), tiny_rows(40)
-    compute = Compute(Ranks(), "fp32", TokenBudget(64))
-    kept = kept_features(model, rows, tmp_path, compute, job="job-1")
+    told, compute = [], Compute(Ranks(), "fp32", TokenBudget(64))
+    kept = kept_features(model, rows, tmp_path, compute, job="job-1", tell=told.append)
     batch = rows.batch(np.arange(40))
     with torch.no_grad():
         expected = model.eval().features(batch.tokens_BT, batch.lengths_B)
     torch.testing.assert_close(torch.tensor(kept.features), expected, atol=1e-5, rtol=1e-5)
+    assert told == ["the backbone is frozen: computing its features of 40 texts, once"]
     assert [path.name[0] for path in tmp_path.iterdir()] != ["."]

@@ -1,7 +1,8 @@
 """Classification as the loop sees it: the batches of a step, their loss, an evaluation."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from gpt2cls.metrics import quick_metrics
 from gpt2cls.training.compute import Compute
 from gpt2cls.training.evaluating import logits_of_rows
 from gpt2cls.training.features import kept_features
-from gpt2cls.training.freezing import learns_only_above_pooling
 from gpt2cls.training.loop import StepData
 from gpt2cls.training.objectives import Objective, class_weights
 from gpt2cls.training.payload import RankPayload
@@ -59,17 +59,8 @@ class Classification:
         return metrics | quick_metrics(probs_NC.numpy(), labels, self.task)
 
 
-def open_classification(
-    payload: RankPayload, task: Task, model: nn.Module, names: set[str], compute: Compute
-) -> Classification:
-    """Open the tokens and labels of a payload.
-
-    Args:
-        payload: says where they are.
-        task: what is predicted.
-        model: computes the pooled vectors, where they never change.
-        names: the parameters that learn at some time.
-        compute: how.
+def open_classification(payload: RankPayload, task: Task, compute: Compute) -> Classification:
+    """Open the tokens and labels of a payload; little is read yet.
 
     Raises:
         RequestError: settings that do not fit the data; found before the first step.
@@ -79,25 +70,29 @@ def open_classification(
     check_metric(selecting_metric(payload), validation.labels, task)
     config = payload.train
     weights = class_weights(config.class_weights, train.labels, task.labels)
-    sources: tuple[RowSource, RowSource] = (train, validation)
-    if learns_only_above_pooling(names):
-        cache = (payload.cache_dir or payload.job_dir) / "features"
-        job = payload.job_dir.name
-        sources = (
-            kept_features(model, train, cache, compute, job=job),
-            kept_features(model, validation, cache, compute, job=job),
-        )
     return Classification(
         task=task,
         objective=Objective(task.kind == "multi_label", weights, config.label_smoothing),
         plan=BatchPlan(train.data.lengths, config.batch_size, config.seed),
-        train=sources[0],
+        train=train,
         train_labels=train.labels,
-        validation=sources[1],
+        validation=validation,
         validation_lengths=validation.data.lengths,
         validation_labels=validation.labels,
         compute=compute,
     )
+
+
+def with_kept_features(
+    data: Classification, model: nn.Module, cache_dir: Path, job: str, tell: Callable[[str], None]
+) -> Classification:
+    """The same rows, with pooled vectors that are computed once: what is below does not learn."""
+    train, validation = (
+        kept_features(model, source, cache_dir, data.compute, job=job, tell=tell)
+        for source in (data.train, data.validation)
+        if isinstance(source, TokenRows)
+    )
+    return replace(data, train=train, validation=validation)
 
 
 def _rows(payload: RankPayload, tokens: Path, labels: Path) -> TokenRows:

@@ -73,11 +73,13 @@ def pooled_features(
     source: TokenRows,
     out_NF: NDArray[np.float32],
     compute: Compute,
+    done: Callable[[int], None],
 ) -> None:
-    """Write this rank's rows of the pooled vectors into `out_NF`."""
+    """Write this rank's rows of the pooled vectors into `out_NF`; tell `done` how many."""
 
     def keep(rows: NDArray[np.int64], batch: Batch) -> None:
         features_BF: Tensor = model.features(batch.tokens_BT, batch.lengths_B)  # type: ignore[operator]
         out_NF[rows] = features_BF.float().cpu().numpy()
+        done(len(rows))
 
     for_each_batch(model, source, source.data.lengths, keep, compute)

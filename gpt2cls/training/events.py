@@ -16,17 +16,25 @@ FLUSH_AFTER_S = 0.2
 
 
 class EventWriter:
-    """The one writer of an event file; goes on where a former writer was cut off."""
+    """The one writer of an event file; goes on where a former writer was cut off.
 
-    def __init__(self, path: Path) -> None:
+    Without a path it writes nothing: what ranks other than the first have.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.file: BinaryIO | None = None
+        if path is None:
+            return
         self.last_step, self.last_time_ms, size = _read_end(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file: BinaryIO = path.open("ab")
+        self.file = path.open("ab")
         self.file.truncate(size)  # a line that was cut off in the middle
         self.flushed_s = time.monotonic()
 
     def write(self, kind: str, step: int, metrics: dict[str, float], **more: Any) -> None:
         """Append one event, unless the file already has this kind of event for this step."""
+        if self.file is None:
+            return
         if kind in ONCE_PER_STEP:
             if step <= self.last_step.get(kind, -1):
                 return
@@ -39,17 +47,23 @@ class EventWriter:
         if kind != "step" or time.monotonic() - self.flushed_s > FLUSH_AFTER_S:
             self.flush()
 
+    def note(self, step: int, words: str) -> None:
+        self.write("note", step, {}, text=words)
+
     def flush(self) -> None:
-        self.file.flush()
-        self.flushed_s = time.monotonic()
+        if self.file is not None:
+            self.file.flush()
+            self.flushed_s = time.monotonic()
 
     def sync(self) -> None:
         """All events so far are on disk: what a checkpoint must not be ahead of."""
         self.flush()
-        os.fsync(self.file.fileno())
+        if self.file is not None:
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
 
 
 def _read_end(path: Path) -> tuple[dict[str, int], int, int]:

@@ -6,6 +6,8 @@ depend on: weights, tokens and precision. It is written aside and renamed when w
 
 import hashlib
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from gpt2cls.training.evaluating import pooled_features
 from gpt2cls.training.precision import Name
 
 _FILE = "features.npy"
+TELL_EVERY_S = 10.0
 
 
 def features_key(model: nn.Module, source: TokenRows, precision: Name) -> str:
@@ -43,6 +46,7 @@ def kept_features(
     compute: Compute,
     *,
     job: str,
+    tell: Callable[[str], None],
 ) -> FeatureRows:
     """The rows of `source` with their pooled vectors, from the cache or computed by all ranks.
 
@@ -51,6 +55,7 @@ def kept_features(
         source: the rows.
         cache_dir: on storage that all ranks share.
         compute: each rank computes its share; the vectors are kept in fp32.
+        tell: takes words about the progress.
         job: keeps two jobs that compute the same vectors at once out of each other's way.
     """
     key = features_key(model, source, compute.precision)
@@ -59,11 +64,25 @@ def kept_features(
     # All ranks take the same branch: no rank can make the folder before the others have looked.
     if ranks.total(float(_is_whole(folder, source))) < ranks.world:
         aside = cache_dir / f".{key}.{job}.writing"
-        _compute(model, source, aside, compute)
+        _compute(model, source, aside, compute, tell)
         if ranks.is_first:
             _publish(aside, folder)
         ranks.total(0)  # published
     return FeatureRows(source, np.load(folder / _FILE, mmap_mode="r"))
+
+
+class Progress:
+    """Says now and then how much of a long work is done."""
+
+    def __init__(self, num_rows: int, tell: Callable[[str], None]) -> None:
+        self.num_rows, self.tell = num_rows, tell
+        self.done, self.told_s = 0, time.monotonic()
+
+    def add(self, num_rows: int) -> None:
+        self.done += num_rows
+        if time.monotonic() - self.told_s > TELL_EVERY_S:
+            self.told_s = time.monotonic()
+            self.tell(f"features: {self.done / self.num_rows:.0%} of the texts")
 
 
 def _compute(
@@ -71,6 +90,7 @@ def _compute(
     source: TokenRows,
     aside: Path,
     compute: Compute,
+    tell: Callable[[str], None],
 ) -> None:
     num_rows, ranks = len(source.data.lengths), compute.ranks
     width: int = model.pooling.width  # type: ignore[union-attr, assignment]
@@ -80,7 +100,9 @@ def _compute(
         _open(aside, "w+", (num_rows, width)).flush()
     ranks.total(0)  # the file is there for all
     out_NF = _open(aside, "r+", (num_rows, width))
-    pooled_features(model, source, out_NF, compute)
+    tell(f"the backbone is frozen: computing its features of {num_rows:,} texts, once")
+    progress = Progress(num_rows // ranks.world, tell)
+    pooled_features(model, source, out_NF, compute, progress.add)
     out_NF.flush()
     ranks.total(0)  # every rank has written its rows
 

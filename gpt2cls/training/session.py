@@ -7,18 +7,23 @@ it writes lies in the job's folder, which all ranks share.
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import RequestError
 from gpt2cls.model.classifier import Classifier, build_classifier
-from gpt2cls.training.classification import open_classification, selecting_metric
+from gpt2cls.training.classification import (
+    Classification,
+    open_classification,
+    selecting_metric,
+    with_kept_features,
+)
 from gpt2cls.training.compute import Compute
 from gpt2cls.training.events import EventWriter
-from gpt2cls.training.freezing import ever_trainable
+from gpt2cls.training.freezing import ever_trainable, learns_only_above_pooling
 from gpt2cls.training.loop import Work, fit
 from gpt2cls.training.memory import TokenBudget
 from gpt2cls.training.optim import new_optimizer
@@ -61,19 +66,15 @@ def run_rank(
     ranks = Ranks(rank, world, _device(payload.device, local_rank))
     if payload.threads is not None:
         torch.set_num_threads(payload.threads)
-    events = EventWriter(payload.job_dir / EVENTS_FILE) if ranks.is_first else None
+    events = EventWriter(payload.job_dir / EVENTS_FILE if ranks.is_first else None)
     try:
         return _train(payload, ranks, events, should_stop or StopFile(payload.job_dir / STOP_FILE))
     finally:
-        if events is not None:
-            events.close()
+        events.close()
 
 
 def _train(
-    payload: RankPayload,
-    ranks: Ranks,
-    events: EventWriter | None,
-    should_stop: Callable[[], bool],
+    payload: RankPayload, ranks: Ranks, events: EventWriter, should_stop: Callable[[], bool]
 ) -> str:
     config, task, job = payload.train, Task.from_json(payload.task), payload.fingerprint
     precision, why = pick_precision(config.precision, ranks.device)
@@ -81,25 +82,26 @@ def _train(
     model = _new_model(payload, task, ranks)
     names = ever_trainable(model, config.freeze, config.epochs)
     ranks.copy_from_first(list(model_tensors(model, names).values()))
-    state = TrainState(model, new_optimizer(model, config, names, ranks.device))
-    if precision == "fp16":
-        state.loss_scale = LossScale(payload.initial_loss_scale)
-    data = open_classification(payload, task, model, names, Compute(ranks, precision, budget))
-    # After the features of a frozen backbone, which are those of the weights as built.
+    scale = LossScale(payload.initial_loss_scale) if precision == "fp16" else None
+    state = TrainState(model, new_optimizer(model, config, names, ranks.device), scale)
+    data = open_classification(payload, task, Compute(ranks, precision, budget))
     notes = resume(state, payload.job_dir, job, ranks)
-
-    def report(kind: str, step: int, metrics: dict[str, float], **more: Any) -> None:
-        if events is not None:
-            events.write(kind, step, metrics, **more)
+    num_steps = total_steps(config, data.plan.steps_per_epoch)
+    _announce(events, state, payload, data, num_steps, why)
+    for words in notes:
+        events.note(state.step, words)
+    if learns_only_above_pooling(names) and state.step < num_steps:
+        cache = (payload.cache_dir or payload.job_dir) / "features"
+        tell = partial(events.note, state.step)
+        data = with_kept_features(data, model, cache, payload.job_dir.name, tell)
 
     def save_and_report(state: TrainState) -> None:
-        if events is not None:
-            events.sync()  # a checkpoint must not be ahead of the events
+        events.sync()  # a checkpoint must not be ahead of the events
         save(state, payload.job_dir, job, names, ranks)
-        report("checkpoint", state.step, {})
+        events.write("checkpoint", state.step, {})
 
     work = Work(
-        num_steps=total_steps(config, data.plan.steps_per_epoch),
+        num_steps=num_steps,
         steps_per_epoch=data.plan.steps_per_epoch,
         select_metric=selecting_metric(payload),
         precision=precision,
@@ -107,37 +109,46 @@ def _train(
         data_of_step=data.data_of_step,
         loss_sum=data.objective.loss_sum,
         evaluate=data.evaluate,
-        report=report,
+        report=events.write,
         save=save_and_report,
         should_stop=should_stop,
     )
-    report("start", state.step, {}, precision=precision, why=why, **_facts(state, work, ranks))
-    if state.step == 0 and (words := warmup_note(config, work.num_steps)):
-        notes.append(words)
-    for words in notes:
-        report("note", state.step, {}, text=words)
-    if state.step:  # told again where a kill came between the checkpoint and its event
-        report("checkpoint", state.step, {})
     reason = fit(state, work, config, ranks)
     if reason != "stopped":
         keep_best(state, payload.job_dir, job, work.select_metric, ranks)
-    report("stop", state.step, {}, reason=reason)
+    events.write("stop", state.step, {}, reason=reason)
     return reason
 
 
-def _facts(state: TrainState, work: Work, ranks: Ranks) -> dict[str, Any]:
+def _announce(
+    events: EventWriter,
+    state: TrainState,
+    payload: RankPayload,
+    data: Classification,
+    num_steps: int,
+    why: str,
+) -> None:
     """What a reader of the events wants to know at the start."""
     learned = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
     sizes = {id(p): p.numel() for p in state.model.parameters()}
-    return {
-        "num_steps": work.num_steps,
-        "steps_per_epoch": work.steps_per_epoch,
-        "resumed_from": state.step or None,
-        "world": ranks.world,
-        "device": str(ranks.device),
-        "parameters": sum(sizes.values()),
-        "trained_parameters": sum(size for key, size in sizes.items() if key in learned),
-    }
+    events.write(
+        "start",
+        state.step,
+        {},
+        num_steps=num_steps,
+        steps_per_epoch=data.plan.steps_per_epoch,
+        precision=data.compute.precision,
+        why=why,
+        resumed_from=state.step or None,
+        world=data.compute.ranks.world,
+        device=str(data.compute.ranks.device),
+        parameters=sum(sizes.values()),
+        trained_parameters=sum(size for key, size in sizes.items() if key in learned),
+    )
+    if state.step:  # told again where a kill came between the checkpoint and its event
+        events.write("checkpoint", state.step, {})
+    elif words := warmup_note(payload.train, num_steps):
+        events.note(0, words)
 
 
 class StopFile:
