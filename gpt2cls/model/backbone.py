@@ -102,18 +102,28 @@ def build_backbone(
     if (folder / OUR_FORMAT).is_file():
         folder = folder / "backbone"
     backbone = load_backbone(folder, dropout=model.dropout, pad_id=pad_id)
+    check_fits(
+        backbone,
+        f"model.backbone = {model.backbone!r}",
+        vocab_size=vocab_size,
+        max_length=max_length,
+    )
+    return backbone
+
+
+def check_fits(backbone: Backbone, name: str, *, vocab_size: int, max_length: int) -> None:
+    """Refuse a tokenizer or a length of texts that is too large for the backbone's tables."""
     vocabulary, positions = _limits(backbone)
     if vocab_size > vocabulary:
         raise ModelError(
-            f"model.tokenizer has {vocab_size:,} tokens, but model.backbone = {model.backbone!r} "
+            f"model.tokenizer has {vocab_size:,} tokens, but {name} "
             f"has embeddings for {vocabulary:,}; leave model.tokenizer out to use its own"
         )
     if positions is not None and max_length > positions:
         raise ModelError(
-            f"data.max_length = {max_length}: model.backbone = {model.backbone!r} has "
+            f"data.max_length = {max_length}: {name} has "
             f"{positions} positions; set data.max_length to {positions} or less"
         )
-    return backbone
 
 
 def _new_gpt2(shape: str, vocab_size: int, max_length: int, dropout: float) -> GPT2Backbone:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from safetensors.torch import save_file
 
 from gpt2cls.config import ModelConfig
@@ -21,7 +21,7 @@ from gpt2cls.data.cache import sha256
 from gpt2cls.data.tasks import Task
 from gpt2cls.data.tokenizer import FILE, META, TextTokenizer
 from gpt2cls.errors import ModelError
-from gpt2cls.model.backbone import load_backbone, save_backbone
+from gpt2cls.model.backbone import check_fits, load_backbone, save_backbone
 from gpt2cls.model.classifier import Classifier, with_new_head
 from gpt2cls.pretrained import OUR_FORMAT, WEIGHTS, read_json, read_tensors
 
@@ -50,6 +50,13 @@ class ModelInfo(BaseModel):
     pad_id: int = Field(ge=0)
     sha256: dict[str, str] = {}
     """Of each file; filled in by `save_classifier`."""
+
+    @model_validator(mode="after")
+    def _every_label_has_a_threshold(self) -> "ModelInfo":
+        if self.thresholds is not None and len(self.thresholds) != len(self.task.labels):
+            num_labels = len(self.task.labels)
+            raise ValueError(f"{len(self.thresholds)} thresholds for {num_labels} labels")
+        return self
 
 
 def save_classifier(
@@ -92,6 +99,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, TextTokenizer, ModelInfo]
             f"{info.vocab_size:,}; the files do not belong together"
         )
     backbone = load_backbone(folder / "backbone", dropout=info.model.dropout, pad_id=info.pad_id)
+    check_fits(backbone, str(folder), vocab_size=info.vocab_size, max_length=info.max_length)
     with torch.random.fork_rng(devices=[]):  # the draws are overwritten; the caller's stay
         model = with_new_head(backbone, info.model, info.task)
     _load_head(model, folder / HEAD)
@@ -106,8 +114,10 @@ def read_info(folder: Path) -> ModelInfo:
         return ModelInfo.model_validate(document)
     except ValidationError as error:
         fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise ModelError(f"{path}: {where} = {fault['input']!r}: {fault['msg']}") from error
+        where = "".join(f"{part} = {fault['input']!r}: " for part in fault["loc"][-1:])
+        raise ModelError(
+            f"{path}: {where}{fault['msg']}; it was altered, or another version wrote it"
+        ) from error
 
 
 def _check_files(folder: Path, info: ModelInfo) -> None:

@@ -151,7 +151,8 @@ class GPT2Backbone(nn.Module):
 
 
 def _empty_embedding(num_rows: int, width: int) -> nn.Embedding:
-    return nn.Embedding.from_pretrained(torch.empty(num_rows, width), freeze=False)
+    # Given its weight, the embedding draws none: `init_gpt2` or a file will.
+    return nn.Embedding(num_rows, width, _weight=torch.empty(num_rows, width))
 
 
 def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
