@@ -103,6 +103,19 @@ def test_gradients_are_those_of_transformers(hf_model, hf_folder):
     hf_model.zero_grad()
 
 
+def test_the_last_hidden_state_alone_is_that_of_the_whole_pass_with_the_same_gradients(hf_folder):
+    tokens_BT, lengths_B = a_batch(5)
+    whole, short = load_gpt2(hf_folder), load_gpt2(hf_folder)
+    wanted_BD = whole(tokens_BT, lengths_B)[torch.arange(3), lengths_B - 1]
+    found_BD = short.last_hidden(tokens_BT, lengths_B)
+    torch.testing.assert_close(found_BD, wanted_BD, atol=1e-5, rtol=0)
+    weights = torch.randn(3, 48)
+    (wanted_BD * weights).sum().backward()
+    (found_BD * weights).sum().backward()
+    for (name, one), other in zip(whole.named_parameters(), short.parameters(), strict=True):
+        assert (one.grad - other.grad).norm() / one.grad.norm().clamp_min(1e-6) < 1e-5, name
+
+
 def test_a_saved_folder_is_read_by_automodel_with_equal_tensors(
     transformers, hf_model, hf_folder, tmp_path
 ):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gpt2cls.config import ModelConfig
 from gpt2cls.data.tasks import Task
 from gpt2cls.model.backbone import Backbone, build_backbone
+from gpt2cls.model.gpt2 import GPT2Backbone
 from gpt2cls.model.head import LinearHead, build_head
 from gpt2cls.model.pooling import Pooling
 
@@ -26,6 +27,8 @@ class Classifier(nn.Module):
 
     def features(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Pooled vectors [B, F], before dropout: what can be kept while the backbone is frozen."""
+        if self.pooling.kind == "last" and isinstance(self.backbone, GPT2Backbone):
+            return self.backbone.last_hidden(tokens_BT, lengths_B).float()
         return self.pooling(self.backbone(tokens_BT, lengths_B), lengths_B)  # type: ignore[no-any-return]
 
     def head_logits(self, features_BF: Tensor, cut_share_B: Tensor) -> Tensor:

@@ -68,20 +68,28 @@ class Attention(nn.Module):
         self.c_proj = Affine(config.width, config.width)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        B, T, D = x_BTD.shape
-        q_BHTK, k_BHTK, v_BHTK = (
-            part.view(B, T, self.heads, D // self.heads).transpose(1, 2)
-            for part in self.c_attn(x_BTD).split(D, dim=2)
+        q_BTD, k_BTD, v_BTD = self.c_attn(x_BTD).chunk(3, dim=2)
+        return self._mix(q_BTD, k_BTD, v_BTD, is_causal=True)
+
+    def of_last(self, x_BTD: Tensor, last_B1D: Tensor, seen_BT: Tensor) -> Tensor:
+        """What `forward` gives at each row's last token, which sees the tokens `seen_BT`."""
+        D = x_BTD.shape[2]
+        weight, bias = self.c_attn.weight, self.c_attn.bias
+        q_B1D = F.linear(last_B1D, weight[:, :D].t(), bias[:D])
+        k_BTD, v_BTD = F.linear(x_BTD, weight[:, D:].t(), bias[D:]).chunk(2, dim=2)
+        return self._mix(q_B1D, k_BTD, v_BTD, attn_mask=seen_BT[:, None, None, :])
+
+    def _mix(self, q_BQD: Tensor, k_BTD: Tensor, v_BTD: Tensor, **mask: Any) -> Tensor:
+        B, _, D = q_BQD.shape
+        q_BHQK, k_BHTK, v_BHTK = (
+            part.view(B, -1, self.heads, D // self.heads).transpose(1, 2)
+            for part in (q_BQD, k_BTD, v_BTD)
         )
-        mixed_BHTK = F.scaled_dot_product_attention(
-            q_BHTK,
-            k_BHTK,
-            v_BHTK,
-            is_causal=True,
-            scale=self.scale,
-            dropout_p=self.dropout if self.training else 0.0,
+        dropout = self.dropout if self.training else 0.0
+        mixed_BHQK = F.scaled_dot_product_attention(
+            q_BHQK, k_BHTK, v_BHTK, scale=self.scale, dropout_p=dropout, **mask
         )
-        return self.c_proj(mixed_BHTK.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
+        return self.c_proj(mixed_BHQK.transpose(1, 2).reshape(B, -1, D))  # type: ignore[no-any-return]
 
 
 class MLP(nn.Module):
@@ -105,7 +113,20 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.drop(self.attn(self.ln_1(x_BTD)))
+        return self._with_mlp(x_BTD + self.drop(self.attn(self.ln_1(x_BTD))))
+
+    def of_last(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """What `forward` gives at each row's last token, [B, D], for a fraction of the work."""
+        _, T, D = x_BTD.shape
+        at_B11 = (lengths_B - 1)[:, None, None]
+        seen_BT = torch.arange(T, device=lengths_B.device) < lengths_B[:, None]
+        normed_BTD = self.ln_1(x_BTD)
+        last_B1D = x_BTD.gather(1, at_B11.expand(-1, 1, D))
+        normed_B1D = normed_BTD.gather(1, at_B11.expand(-1, 1, D))
+        read_B1D = self.attn.of_last(normed_BTD, normed_B1D, seen_BT)
+        return self._with_mlp(last_B1D + self.drop(read_B1D)).squeeze(1)
+
+    def _with_mlp(self, x_BTD: Tensor) -> Tensor:
         return x_BTD + self.drop(self.mlp(self.ln_2(x_BTD)))  # type: ignore[no-any-return]
 
 
@@ -135,6 +156,24 @@ class GPT2Backbone(nn.Module):
 
         A batch padded beyond the position table is cut to it, provided that no text is longer.
         """
+        x_BTD = self._embedded(tokens_BT, lengths_B)
+        for block in self.h:
+            x_BTD = block(x_BTD)
+        return self.ln_f(x_BTD)  # type: ignore[no-any-return]
+
+    def last_hidden(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """The hidden state [B, D] of each row's last token.
+
+        Nothing reads the other tokens above the last block's attention, so they are left out
+        there: with four blocks a fifth of the work.
+        """
+        x_BTD = self._embedded(tokens_BT, lengths_B)
+        for block in self.h[:-1]:
+            x_BTD = block(x_BTD)
+        top: Any = self.h[-1]
+        return self.ln_f(top.of_last(x_BTD, lengths_B))  # type: ignore[no-any-return]
+
+    def _embedded(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         T = tokens_BT.shape[1]
         if self.config.positions < T:
             if int(lengths_B.max()) > self.config.positions:
@@ -144,10 +183,7 @@ class GPT2Backbone(nn.Module):
                 )
             T = self.config.positions
             tokens_BT = tokens_BT[:, :T]
-        x_BTD = self.drop(self.wte(tokens_BT) + self.wpe.weight[:T])
-        for block in self.h:
-            x_BTD = block(x_BTD)
-        return self.ln_f(x_BTD)  # type: ignore[no-any-return]
+        return self.drop(self.wte(tokens_BT) + self.wpe.weight[:T])  # type: ignore[no-any-return]
 
 
 def _empty_embedding(num_rows: int, width: int) -> nn.Embedding:
