@@ -201,3 +201,22 @@ def test_a_model_folder_serves_as_the_backbone_of_the_next_model(folder, model, 
     )
     assert torch.equal(backbone.wte.weight, model.backbone.wte.weight)
     assert tokenizer_of_folder(folder).digest == tokenizer.digest
+
+
+def test_a_model_on_a_backbone_of_transformers_is_saved_and_read_back(tmp_path, tokenizer, capfd):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    llama = transformers.LlamaConfig(**sizes, **heads, vocab_size=300, max_position_embeddings=32)
+    transformers.LlamaModel(llama).save_pretrained(tmp_path / "llama")
+    capfd.readouterr()
+    config = ModelConfig(backbone=str(tmp_path / "llama"), pooling="mean")
+    size = {"vocab_size": tokenizer.vocab_size, "pad_id": 0, "max_length": 16}
+    model = build_classifier(config, TASK, **size, seed=1, base_dir=Path()).eval()
+    info = ModelInfo(task=TASK, model=config, **size)
+    save_classifier(model, tokenizer, info, tmp_path / "model")
+    again, _, _ = load_classifier(tmp_path / "model")
+    batch = torch.randint(0, 250, (2, 5)), torch.tensor([3, 5]), torch.zeros(2)
+    with torch.no_grad():
+        assert torch.equal(again(*batch), model(*batch))
+    assert capfd.readouterr() == ("", "")
