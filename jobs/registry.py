@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-class PromotionConflict(RequestError):  # noqa: N818
+class PromotionConflict(RequestError):
     """The champion changed between the wish to promote and its turn."""
 
 

@@ -93,7 +93,7 @@ def stored(uri, folder, predictor):
 def add_version(surroundings, uri, stored, name, accuracy, job_id, **gate):
     """A version of its own: the same weights are registered from another run."""
     client = connect(uri)
-    run_id, model_uri = stored
+    run_id, _ = stored
     model = client.create_logged_model(
         client.get_run(run_id).info.experiment_id, name="model", source_run_id=run_id
     )
