@@ -15,6 +15,9 @@ from jobs.masking import mask
 if TYPE_CHECKING:
     from rich.console import Console
 
+WIDTH_OFF_A_TERMINAL = 200
+"""Characters: wide enough that no id or value of a table is cut in two."""
+
 OK, FAILED, BAD_REQUEST, NO_SERVICE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -31,9 +34,15 @@ class Answer:
 
 def messages() -> "Console":
     """Where progress and remarks go."""
+    return console_of(sys.stderr)
+
+
+def console_of(stream: IO[str]) -> "Console":
+    """Writes to a stream: as wide as the terminal, or wide enough for every table."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, markup=False)
+    width = None if stream.isatty() else WIDTH_OFF_A_TERMINAL
+    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -71,9 +80,7 @@ def write_answer(answer: Answer, stream: IO[str], *, as_json: bool) -> None:
     if as_json:
         write_json(answer.document, stream)
     else:
-        from rich.console import Console
-
-        answer.show(Console(file=stream, highlight=False, markup=False, soft_wrap=True))
+        answer.show(console_of(stream))
         stream.flush()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
+from jobs.console import console_of
 from jobs.masking import mask
 
 
@@ -21,7 +22,7 @@ class JobLog:
     def show(self, table: RenderableType) -> None:
         self.console.print(table)
         with self.path.open("a", encoding="utf-8") as file:
-            Console(file=file, width=110).print(table)
+            console_of(file).print(table)
 
     def write(self, text: str) -> None:
         """To the log only."""
