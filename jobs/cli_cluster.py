@@ -55,11 +55,14 @@ def _mlflow(surroundings: Surroundings) -> dict[str, Any] | None:
 
 
 def _show_status(document: dict[str, Any], out: "Console") -> None:
-    for name, service in document.items():
-        if service is None:
-            out.print(f"{name}: not running")
-        else:
-            out.print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in service.items()))
+    not_running = {
+        "mlflow": "not running; the next job starts it, and so does `gpt2cls models`",
+        "ray": "not running; a job with several workers starts its own",
+    }
+    for name, words in not_running.items():
+        if service := document[name]:
+            words = ", ".join(f"{key} {value}" for key, value in service.items())
+        out.print(f"{name}: {words}")
 
 
 def _show_down(document: dict[str, Any], out: "Console") -> None:

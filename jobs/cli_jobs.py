@@ -30,6 +30,8 @@ def jobs(json: Json = False, debug: Debug = False) -> Answer:
 @verb
 def show(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     """Show one job: state, reason, attempts, result."""
+    from jobs.record import run_page
+
     surroundings = from_environment()
     found = _settled_store(surroundings).get(check_job_id(job))
     folder = surroundings.home.job_dir(found.id)
@@ -37,6 +39,7 @@ def show(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
         "attempts": _attempts(found, folder),
         "folder": str(folder),
         "spec": found.spec,
+        "run_page": run_page(folder, surroundings),
         "result": _read_json(folder / "result.json"),
     }
     return Answer(document, lambda out: _show_job(document, out))
@@ -180,4 +183,4 @@ def _show_job(document: dict[str, Any], out: "Console") -> None:
         out.print(f"workers lost: {lost['lost']}")
     out.print(f"made {moment(document['created_unix_s'])} UTC, folder {document['folder']}")
     if document["result"]:
-        show_result(document["result"], out)
+        show_result(document["result"] | {"run_page": document["run_page"]}, out)

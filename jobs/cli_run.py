@@ -119,6 +119,10 @@ def show_result(document: dict[str, Any], out: "Console") -> None:
 def show_end(document: dict[str, Any], out: "Console") -> None:
     """Where the model is, and what to look at; the table was shown on the way."""
     if model := document.get("model"):
-        alias = f" ({model['alias']})" if model.get("alias") else ""
-        out.print(f"model models:/{model['name']}/{model['version']}{alias}")
-    out.print(f"job {document['job_id']}: gpt2cls report {document['job_id']} makes a page of it")
+        alias = f", {model['alias']}" if model.get("alias") else ""
+        words = f"{model['name']} version {model['version']}{alias}"
+        out.print(f"model   {words} (models:/{model['name']}/{model['version']})")
+    if page := document.get("run_page"):
+        out.print(f"MLflow  {page}")
+        out.print("        later: `gpt2cls cluster status` prints the address, or how to start it")
+    out.print(f"report  gpt2cls report {document['job_id']} -o report.html")

@@ -19,6 +19,7 @@ from jobs.tracking import (
     ServerAway,
     connect,
     drop_extra_runs,
+    experiment_of,
     find_or_create_run,
     sorted_faults,
 )
@@ -87,7 +88,8 @@ class Delivery:
                 run_name=head["run_name"],
                 start_ms=head["start_ms"],
             )
-            self.spool.set_head(run_id=self._run_id)
+            experiment_id = experiment_of(self._client, self._run_id)
+            self.spool.set_head(run_id=self._run_id, experiment_id=experiment_id)
 
     @property
     def client(self) -> "MlflowClient":

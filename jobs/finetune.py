@@ -31,7 +31,7 @@ from jobs.outcome import measure
 from jobs.page import write_report
 from jobs.provenance import run_tags
 from jobs.publish import publish
-from jobs.record import Record
+from jobs.record import Record, run_page
 from jobs.spec import FinetuneJob, dump
 from jobs.spool import write_json
 from jobs.states import State
@@ -142,7 +142,8 @@ class Attempt:
         self.store.finish(self.job_id, State.SUCCEEDED)
         if not record.finish("FINISHED", _RECORD_WAIT_S):
             log.say(f"MLflow did not take everything; the rest waits in {self.dir / 'record'}")
-        return document | {"run_id": record.run_id, "status": "FINISHED"}
+        page = run_page(self.dir, self.surroundings)
+        return document | {"run_id": record.run_id, "status": "FINISHED", "run_page": page}
 
     def _open_record(self, log: JobLog) -> Record:
         if self.surroundings.tracking_uri is None:

@@ -188,6 +188,13 @@ class _Backlog:
             self._offsets[path] = offset
 
 
+def run_page(job_dir: Path, surroundings: Surroundings) -> str | None:
+    """Where a job's run can be looked at now; None: it has none, or no server runs."""
+    spool = Spool(job_dir)
+    uri = _server_of(spool.head(), surroundings)
+    return spool.page(mask(uri)) if uri else None
+
+
 def deliver_pending(
     surroundings: Surroundings, job_ids: Iterable[str] | None = None
 ) -> dict[str, str]:

@@ -122,6 +122,13 @@ class Spool:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "run.json", self.head() | values)
 
+    def page(self, uri: str) -> str | None:
+        """The address of the run in the pages of its server; None: it is not there yet."""
+        head = self.head()
+        if not head.get("run_id") or not head.get("experiment_id"):
+            return None
+        return f"{uri}/#/experiments/{head['experiment_id']}/runs/{head['run_id']}"
+
     def is_delivered(self) -> bool:
         """Nothing is left but, at most, a torn last line that nobody will finish."""
         position = self.position()

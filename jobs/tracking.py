@@ -120,6 +120,12 @@ def find_or_create_run(
         return runs[0]
 
 
+def experiment_of(client: "MlflowClient", run_id: str) -> str:
+    """The id of the experiment that a run is in."""
+    with sorted_faults():
+        return str(client.get_run(run_id).info.experiment_id)
+
+
 def find_runs(client: "MlflowClient", experiment_id: str, job_id: str) -> list[str]:
     """The ids of the runs with the tag of this job, the one to keep first.
 
