@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from jobs.joblog import JobLog
 
 _POLL_S = 0.25
 _PLAIN_EVERY_S = 2.0
+_SPEED_STEPS = 20
+"""Texts differ in length, so the speed of one step alone says little."""
 
 
 class EventTail:
@@ -44,24 +47,29 @@ class Progress:
         self.steps_per_epoch = 1
         self.started_s = time.monotonic()
         self.first_step = 0
+        self.speeds: deque[float] = deque(maxlen=_SPEED_STEPS)
         self.validation = ""
+        """Of the live line: how the last validation went."""
 
     def line(self, event: dict[str, Any]) -> str:
         """The state after a step: step, epoch, loss, learning rate, tokens/s, time left."""
         step, metrics = event["step"], event["metrics"]
+        speed = sum(self.speeds) / max(len(self.speeds), 1)
         done = max(step - self.first_step, 1)
         left_s = (time.monotonic() - self.started_s) / done * (self.num_steps - step)
         return (
             f"step {step}/{self.num_steps}  epoch {step / self.steps_per_epoch:.2f}  "
             f"loss {metrics.get('train/loss', float('nan')):.4f}  "
             f"lr {metrics.get('train/lr', 0):.2e}  "
-            f"{metrics.get('train/tokens_per_second', 0):,.0f} tok/s  "
-            f"left {int(left_s) // 60}:{int(left_s) % 60:02d}{self.validation}"
+            f"{speed:,.0f} tok/s  "
+            f"left {int(left_s) // 60}:{int(left_s) % 60:02d}"
         )
 
     def message(self, event: dict[str, Any]) -> str | None:
         """A line of its own for an event that deserves one."""
         kind, metrics = event["kind"], event.get("metrics", {})
+        if kind == "step" and "train/tokens_per_second" in metrics:
+            self.speeds.append(metrics["train/tokens_per_second"])
         if kind == "start":
             self.num_steps = event["num_steps"]
             self.steps_per_epoch = event["steps_per_epoch"]
@@ -75,15 +83,18 @@ class Progress:
         if kind == "eval":
             shown = ("eval/loss", "eval/accuracy", "eval/macro_f1", "eval/micro_f1")
             words = "  ".join(f"{k[5:]} {metrics[k]:.4f}" for k in shown if k in metrics)
-            self.validation = f"  [validation {words}]"
+            if "eval/accuracy" in metrics:
+                self.validation = f"  val accuracy {metrics['eval/accuracy']:.2f}"
             return f"step {event['step']}/{self.num_steps}  validation  {words}"
         if kind == "skipped":
             return f"step {event['step']}: gradients overflowed in fp16; step skipped, scale halved"
         if kind == "lost":
             words = "; ".join(f"rank {rank}: {why}" for rank, why in event["lost"].items())
             return f"workers lost ({words}); restarting from the last checkpoint"
-        if kind in ("note", "stop", "failed"):
-            return str(event.get("text") or event.get("reason"))
+        if kind == "stop":
+            return f"training ended: {event['reason']}"
+        if kind == "note":
+            return str(event["text"])
         return None
 
 
@@ -104,22 +115,47 @@ def shown(events: Path, attempts: Path, log: JobLog) -> Iterator[None]:
 
 
 def _show(events: EventTail, attempts: EventTail, log: JobLog, stop: threading.Event) -> None:
-    progress = Progress()
     live = Live(Text(""), console=log.console, auto_refresh=False, transient=True)
-    last_plain_s = 0.0
     with live:
+        screen = Screen(log, live)
         finished = False
         while not finished:
             finished = stop.wait(_POLL_S)  # after the stop, one more look
-            new = events.read_new()
-            new += [{"kind": "lost", **line} for line in attempts.read_new()]
-            for event in new:
-                if (message := progress.message(event)) is not None:
-                    log.say(message)
-            if steps := [event for event in new if event["kind"] == "step"]:
-                line = progress.line(steps[-1])
-                if log.console.is_terminal:
-                    live.update(Text(line), refresh=True)
-                elif finished or time.monotonic() - last_plain_s >= _PLAIN_EVERY_S:
-                    log.say(line)
-                    last_plain_s = time.monotonic()
+            for event in events.read_new():
+                screen.show(event)
+            for line in attempts.read_new():
+                screen.show({"kind": "lost", **line})
+            screen.refresh()
+
+
+class Screen:
+    """Every message is a line; of the steps, the live line, or elsewhere one line in a while."""
+
+    def __init__(self, log: JobLog, live: Live) -> None:
+        self.log, self.live = log, live
+        self.progress = Progress()
+        self.newest: dict[str, Any] | None = None
+        """The newest step, until it is shown."""
+        self.said_s = 0.0
+
+    def show(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "stop" and not self.log.console.is_terminal:
+            self._say_newest()  # the last step is always told
+        if (message := self.progress.message(event)) is not None:
+            self.log.say(message)
+        if event["kind"] == "step":
+            self.newest = event
+            if not self.log.console.is_terminal and time.monotonic() - self.said_s > _PLAIN_EVERY_S:
+                self._say_newest()
+
+    def refresh(self) -> None:
+        """Bring the live line up to date, where there is one."""
+        if self.newest is not None and self.log.console.is_terminal:
+            line = self.progress.line(self.newest) + self.progress.validation
+            self.live.update(Text(line), refresh=True)
+            self.newest = None
+
+    def _say_newest(self) -> None:
+        if self.newest is not None:
+            self.log.say(self.progress.line(self.newest))
+            self.newest, self.said_s = None, time.monotonic()
