@@ -77,7 +77,8 @@ def report(
     folder = surroundings.home.job_dir(found.id)
     if not folder.is_dir():
         raise RequestError(f"job {found.id}: its folder {folder} is gone, and with it the report")
-    if output.is_dir() or not output.absolute().parent.is_dir():
+    is_other = output.exists() and not output.is_file()  # a folder, a device, a pipe
+    if is_other or not output.absolute().parent.is_dir():
         raise RequestError(f"-o {output}: name a file in a folder that exists")
 
     from jobs.page import write_report

@@ -6,7 +6,6 @@ stranger's: it is escaped by the template, and control characters are made visib
 
 import base64
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from gpt2cls.data.write import written_aside
 from jobs.figures import confusion_figure, curves_figure, reliability_figure, svg
 from jobs.page_tables import (
     METRICS,
@@ -57,14 +57,14 @@ _UNSEEN = re.compile(
 
 
 def write_report(job_dir: Path, output: Path) -> Path:
-    """Write the page of the job whose folder this is; it appears whole or not at all."""
+    """Write the page of the job whose folder this is; it appears whole or not at all.
+
+    Raises:
+        RequestError: the folder of the output cannot be written to.
+    """
     page = render(job_dir)
-    aside = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
+    with written_aside(output) as aside:
         aside.write_text(page, encoding="utf-8")
-        os.replace(aside, output)
-    finally:
-        aside.unlink(missing_ok=True)
     return output
 
 

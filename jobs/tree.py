@@ -130,7 +130,7 @@ def override(tree: Tree, settings: Sequence[str]) -> None:
 
 
 def _setting(text: str, path: Path_, tree: Tree) -> Any:
-    if text[:1] not in ("[", "{", '"', "'"):
+    if text[:1] not in ("[", "{", '"', "'", "!"):
         if _CONTROL.search(text):
             tree.problems.append(_control_problem("-s", None, path, text))
         return scalar(text)

@@ -124,10 +124,18 @@ def test_a_job_of_another_kind_is_not_resumed(home, capfd):
 
 def test_a_report_goes_only_where_a_file_can_be(home, capfd, tmp_path):
     job_id = a_job(home, State.FAILED)
-    for output in (str(tmp_path), "no/such/folder.html"):
+    os.mkfifo("pipe")
+    for output in (str(tmp_path), "no/such/folder.html", "pipe"):
         code, document = said(capfd, "report", job_id, "-o", output)
         assert code == 2
         assert "name a file" in document["error"]["message"]
+
+
+def test_a_report_that_cannot_be_written_is_refused_in_words(home, capfd):
+    job_id = a_job(home, State.FAILED)
+    code, document = said(capfd, "report", job_id, "-o", "/proc/page.html")
+    assert code == 2
+    assert "/proc/page.html: cannot be written" in document["error"]["message"]
 
 
 def test_a_report_is_written_of_what_there_is(home, capfd, tmp_path):

@@ -161,7 +161,9 @@ def test_a_setting_stands_on_the_command_line_and_on_no_line():
     assert tree.where(("train", "epochs")) == ("job.yaml", 1)
 
 
-@pytest.mark.parametrize("setting", ["lr", "=1", ".lr=1", "a=[1", "a=[!!python/x 1]", "a=x\0y"])
+@pytest.mark.parametrize(
+    "setting", ["lr", "=1", ".lr=1", "a=[1", "a=[!!python/x 1]", "a=!!str 1", "a=x\0y"]
+)
 def test_a_setting_that_cannot_be_read_is_refused(setting):
     tree = Tree("job.yaml")
     override(tree, [setting])
