@@ -46,6 +46,7 @@ class DataConfig(Block):
     text: str | Pair = "text"
     """The column of the text, or the two columns of a pair."""
     label: str = "label"
+    """The column of the label; one that holds lists makes the task multi-label."""
     separator: str | None = Field(None, min_length=1)
     """Splits the label column into several labels; a list column needs none."""
     max_length: int = Field(512, ge=1, le=131_072)
@@ -63,11 +64,13 @@ class ModelConfig(Block):
     """The network."""
 
     backbone: str = Field("gpt2", min_length=1)
-    """A Hugging Face name or folder, a registered model, or one of BUILTIN_SHAPES."""
+    """A Hugging Face name or folder, or gpt2-tiny, gpt2-mini, gpt2-small with random weights."""
     tokenizer: str | TrainedTokenizer | None = None
-    """None: the backbone's own; for a built-in shape one of 8,000 entries is trained."""
+    """A Hugging Face name or folder; None: the backbone's own, or 8,000 entries are trained."""
     pooling: Literal["last", "mean", "max", "concat", "attention"] = "last"
+    """From the tokens to one vector; concat is last, max and mean, attention has weights."""
     head: Literal["linear", "adaptive", "encdec"] = "linear"
+    """From the vector to the classes."""
     heads: int = Field(4, ge=1, le=256)
     """Heads of the attention pooling."""
     dropout: Number = Field(0.2, ge=0, lt=1)
@@ -84,6 +87,7 @@ class EarlyStopping(Block):
     """Stop when validation has not improved for a while."""
 
     metric: str = "macro_f1"
+    """On the validation split: accuracy, macro_f1, micro_f1, exact_match or log_loss."""
     patience: int = Field(2, ge=1, le=1_000_000)
     """Evaluations without improvement."""
 
@@ -92,16 +96,19 @@ class TrainConfig(Block):
     """The optimisation."""
 
     epochs: int = Field(3, ge=1, le=100_000)
+    """Times that every training row is seen."""
     max_steps: int | None = Field(None, ge=1, le=1_000_000_000)
     """Optimizer steps after which to stop, whatever `epochs` says."""
     batch_size: int = Field(16, ge=1, le=1_000_000)
     """Rows the model sees per optimizer step, over all workers."""
     lr: Number = Field(1.0e-4, gt=0, le=100)
+    """The highest learning rate, after the warm-up."""
     layer_decay: Number = Field(1.0, ge=1, le=100)
     """Each group of layers learns this many times slower than the group above it."""
     warmup: Annotated[Number, Field(ge=0, lt=1)] | Annotated[int, Field(ge=0)] = 0.1
     """Below 1: a share of the steps; an integer: that many steps."""
     schedule: Literal["linear", "cosine", "slanted_triangular", "noam", "constant"] = "linear"
+    """How the learning rate goes on after the warm-up."""
     weight_decay: Number = Field(0.1, ge=0, le=10)
     """Decoupled (AdamW); not on norms and biases."""
     clip: Number | None = Field(1.0, gt=0)
@@ -109,14 +116,23 @@ class TrainConfig(Block):
     freeze: str = Field(
         "none", pattern=r"^(none|head_only|last_layer|gradual|top:[1-9][0-9]{0,3})$"
     )
+    """What stays as it is: all but pooling and head (head_only), all but the head (last_layer),
+    all below the k highest blocks (top:k); gradual thaws one group of layers per epoch."""
     class_weights: (
         Literal["none", "balanced"] | dict[str, Annotated[Number, Field(ge=0, le=1e6)]]
     ) = "none"
+    """What a row of a class counts in the loss; a label that a mapping leaves out counts 1."""
     label_smoothing: Number = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread over all classes."""
     lm_epochs: int = Field(0, ge=0, le=100_000)
     """Epochs of language-model fine-tuning before the classifier."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the matrix products; weights stay fp32. auto: what the hardware computes natively."""
     seed: int = Field(0, ge=0, lt=2**32)
+    """Of the split, the new weights, the order of rows and the dropout."""
     eval_every: Rhythm = "1 epoch"
+    """How often the validation split is measured; the best weights are kept."""
     checkpoint_every: Rhythm = "1 epoch"
+    """How often the state is written from which a killed job goes on."""
     early_stopping: EarlyStopping | None = None
+    """None: train to the end."""

@@ -31,7 +31,7 @@ _SOURCES: tuple[Path_, ...] = (
     ("data", "test"),
     ("input",),
 )
-_NOT_YET: tuple[tuple[Path_, Any, str], ...] = (
+NOT_YET: tuple[tuple[Path_, Any, str], ...] = (
     (("model", "head"), ("adaptive", "encdec"), "linear, the one head of this version"),
     (("train", "lm_epochs"), range(1, 100_001), "0: this version does not fine-tune the LM first"),
 )
@@ -122,7 +122,7 @@ def _check_preset(tree: Tree) -> None:
 
 
 def _not_yet(tree: Tree) -> Iterator[Problem]:
-    for (block, field), refused, allowed in _NOT_YET:
+    for (block, field), refused, allowed in NOT_YET:
         settings = tree.values.get(str(block))
         value = settings.get(field) if isinstance(settings, dict) else None
         if isinstance(value, str | int) and value is not True and value in refused:

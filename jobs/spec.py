@@ -43,6 +43,7 @@ class Gate(Block):
     """What a new version must reach on the test split."""
 
     metric: Literal["accuracy", "macro_f1", "micro_f1", "exact_match"] = "accuracy"
+    """What is judged, and which evaluation in training counts as the best."""
     min: Annotated[Number, Field(ge=0, le=1)] | None = None
     """Below this the model is not registered; None: no floor."""
     beats: Literal["champion"] | None = "champion"
@@ -55,6 +56,7 @@ class RegisterConfig(Block):
     model: JobName | None = None
     """Name in the registry; None: the model is not registered."""
     gate: Gate = Gate()
+    """What a new version must reach on the test split."""
 
 
 class EvaluationData(Block):
@@ -65,13 +67,16 @@ class EvaluationData(Block):
     text: str | Pair | None = None
     """None: the column that the model was trained on."""
     label: str = "label"
+    """The column of the label."""
     separator: str | None = Field(None, min_length=1)
+    """Splits the label column into several labels; a list column needs none."""
 
 
 class FinetuneJob(Block):
     """Fine-tune one classifier."""
 
     kind: Literal["finetune"]
+    """What the job does."""
     name: JobName
     """Of the job, and of the MLflow experiment."""
     preset: Literal["paper"] | None = None
@@ -80,8 +85,8 @@ class FinetuneJob(Block):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
+    # `register` in the file; in Python the name is taken
     registration: RegisterConfig = Field(RegisterConfig(), alias="register")
-    """`register` in the file; the name is taken in Python."""
 
     @model_validator(mode="after")
     def _the_parts_fit_each_other(self) -> Self:
@@ -95,12 +100,15 @@ class PredictJob(Block):
     """Predict every row of a file with a model."""
 
     kind: Literal["predict"]
+    """What the job does."""
     name: JobName
+    """Of the job."""
     model: ModelAddress
+    """The model to use."""
     input: str = Field(min_length=1)
-    """CSV, TSV, JSON, JSONL or Parquet; the first three also gzipped."""
+    """CSV, TSV, JSON, JSONL or Parquet, each also gzipped."""
     output: str = Field(min_length=1)
-    """A file of any of these formats; replaced when the whole is written."""
+    """A file of any of these formats, Parquet without .gz; replaced when the whole is written."""
     spreadsheet_safe: bool = False
     """Keep cells that begin like a formula from being one in a spreadsheet."""
 
@@ -109,8 +117,11 @@ class EvaluateJob(Block):
     """Measure a model on labelled data."""
 
     kind: Literal["evaluate"]
+    """What the job does."""
     name: JobName
+    """Of the job."""
     model: ModelAddress
+    """The model to use."""
     data: EvaluationData
 
 

@@ -1,0 +1,111 @@
+"""The reference of the job file, written from its models: `python -m jobs.reference`."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from jobs.explain import allowed_words, schema_of
+from jobs.presets import PRESETS
+from jobs.read import NOT_YET
+from jobs.spec import KINDS
+
+_BEGINNING = """\
+# The job file
+
+Written by `python -m jobs.reference` from the models that check job files: do not edit it by hand.
+
+A job file is YAML (or JSON) with one mapping. What stands here as *required* must be given; all
+else has a default. Unknown and doubled keys, wrong types and values out of range are refused, all
+at once, with file and line. `gpt2cls validate JOB` shows the file with every default filled in;
+`gpt2cls schema` prints a JSON schema for editors.
+
+- `-s train.lr=3e-5` replaces a value before anything is checked, and can be given several times.
+- A relative path is taken from the folder of the job file. It may begin with `${GPT2CLS_DATA}`.
+- `1e-4` is a number. `yes`, `no`, `on` and `off` are texts: write `true` and `false`.
+
+A source of texts is `bbc-news`, which is built in; a CSV, TSV, JSON, JSONL or Parquet file, each
+also with `.gz`; a glob of such files; a folder that holds one folder of text files per class; a
+folder that `datasets` saved; or `hf:<dataset>[/<config>]`.
+"""
+_HEADER = "| field | takes | default | meaning |\n| --- | --- | --- | --- |"
+
+Row = tuple[str, str, str, str]
+
+
+def reference() -> str:
+    """The page, in Markdown."""
+    parts = [_BEGINNING]
+    for kind, model in KINDS.items():
+        schema = _inlined(schema_of(model), {})
+        parts.append(f"## {kind}\n\n{schema['description']}\n")
+        blocks = {k: v for k, v in schema["properties"].items() if _fields_of(v)}
+        alone = {k: v for k, v in schema["properties"].items() if k not in blocks}
+        parts.append(_table(_rows(schema | {"properties": alone}, ())))
+        for name, block in blocks.items():
+            parts.append(f"### {name}\n\n{block.get('description', '')}\n")
+            parts.append(_table(_rows(block, (name,))))
+    presets = yaml.safe_dump(PRESETS, sort_keys=False).rstrip()
+    parts.append(
+        f"## Presets\n\nWhat they fill in where the file is silent.\n\n```yaml\n{presets}\n```\n"
+    )
+    return "\n".join(parts)
+
+
+def _rows(block: dict[str, Any], path: tuple[str, ...]) -> Iterator[Row]:
+    """One row per field; the fields of a block inside follow it."""
+    required = block.get("required", [])
+    for name, field in block["properties"].items():
+        at = (*path, name)
+        inner = _fields_of(field)
+        default = "*required*" if name in required else _value(field.get("default"))
+        if inner and "default" in field and field["default"] is not None:
+            default = ""  # that of each of its fields
+        meaning = re.sub(r"\bNone\b", "null", field.get("description", ""))
+        yield ".".join(at), _taken(at, field), default, meaning
+        if inner:
+            yield from _rows(inner, at)
+
+
+def _taken(path: tuple[str, ...], field: dict[str, Any]) -> str:
+    for refused_at, _, allowed in NOT_YET:
+        if refused_at == path:
+            return allowed
+    return allowed_words(field)
+
+
+def _fields_of(field: dict[str, Any]) -> dict[str, Any] | None:
+    """The block that a field takes, alone or among other things."""
+    branches = [field, *field.get("anyOf", [])]
+    return next((branch for branch in branches if "properties" in branch), None)
+
+
+def _value(default: Any) -> str:
+    words = yaml.safe_dump(default, default_flow_style=True).removesuffix("\n...\n").strip()
+    return f"`{words}`"
+
+
+def _table(rows: Iterator[Row]) -> str:
+    lines = []
+    for field, *cells in rows:
+        shown = (" ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;") for cell in cells)
+        lines.append(f"| `{field}` | " + " | ".join(shown) + " |")
+    return "\n".join([_HEADER, *lines, ""])
+
+
+def _inlined(schema: Any, parts: dict[str, Any]) -> Any:
+    """The schema with every reference replaced by what it means; words beside one are kept."""
+    if isinstance(schema, list):
+        return [_inlined(item, parts) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts = parts | schema.get("$defs", {})
+    own = {k: _inlined(v, parts) for k, v in schema.items() if k not in ("$defs", "$ref")}
+    if name := schema.get("$ref"):
+        return _inlined(parts[name.rpartition("/")[2]], parts) | own
+    return own
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
