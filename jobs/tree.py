@@ -10,13 +10,14 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from jobs.faults import BadRequestError, Problem
+from jobs.masking import mask_value
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -116,7 +117,10 @@ def override(tree: Tree, settings: Sequence[str]) -> None:
                 _problem("-s", None, None, f"-s {setting!r}: must look like train.lr=3e-5", setting)
             )
             continue
+        num_problems = len(tree.problems)
         value = _setting(text.strip(), path, tree)
+        if len(tree.problems) > num_problems:
+            continue  # said once; what the file says is checked on
         block = tree.values
         for i, part in enumerate(path[:-1]):
             inner = block.setdefault(part, {})
@@ -140,7 +144,10 @@ def _setting(text: str, path: Path_, tree: Tree) -> Any:
     except BadRequestError as error:
         part.problems.extend(error.problems)
         value = None
-    tree.problems.extend(part.problems)
+    for problem in part.problems:
+        at, given = dotted(path), mask_value(dotted(path), text[:80])
+        words = f"{at} = {given!r}: {problem.message.removeprefix('line 1: ')}"
+        tree.problems.append(replace(problem, message=words, line=None, column=None, field=at))
     return value
 
 

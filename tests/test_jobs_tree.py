@@ -168,3 +168,14 @@ def test_a_setting_that_cannot_be_read_is_refused(setting):
     tree = Tree("job.yaml")
     override(tree, [setting])
     assert [problem.file for problem in tree.problems] == ["-s"]
+
+
+def test_a_setting_that_is_refused_is_told_once_with_its_field_and_sets_nothing():
+    tree = parse_tree("train: {lr: 1}", "job.yaml")
+    override(tree, ["train.lr=!!float 2"])
+    (problem,) = tree.problems
+    assert problem.text() == (
+        "-s: train.lr = '!!float 2': tag '!!float' is not allowed; write a plain value"
+    )
+    assert problem.field == "train.lr"
+    assert tree.values == {"train": {"lr": 1}}
