@@ -24,6 +24,7 @@ from cluster.home import Home, Surroundings
 from cluster.processes import end, is_alive, started_unix_s
 
 IDLE_S = 30 * 60.0
+_PORT_FILE = "port"  # of the last server; outlives it
 _PORTS = range(21_000, 32_000)  # below those that the system hands to outgoing connections
 
 
@@ -129,6 +130,7 @@ def _start(home: Home, idle_s: float) -> Server:
     aside = home.server_record.with_suffix(f".{os.getpid()}")
     aside.write_text(json.dumps(asdict(server)))
     aside.replace(home.server_record)
+    (home.mlflow / _PORT_FILE).write_text(str(port))
     process.returncode = 0  # it is meant to outlive this process: no warning about that
     return server
 
@@ -148,8 +150,8 @@ def _environment(home: Home) -> dict[str, str]:
 
 def _last_port(home: Home) -> int | None:
     try:
-        return int(json.loads(home.server_record.read_text())["uri"].rpartition(":")[2])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int((home.mlflow / _PORT_FILE).read_text())
+    except (OSError, ValueError):
         return None
 
 

@@ -61,7 +61,8 @@ def _show_status(document: dict[str, Any], out: "Console") -> None:
     }
     for name, words in not_running.items():
         if service := document[name]:
-            words = ", ".join(f"{key} {value}" for key, value in service.items())
+            words = str(service.get("uri") or service["address"])
+            words += "" if service.get("answers", True) else ", which does not answer"
         out.print(f"{name}: {words}")
 
 

@@ -90,6 +90,9 @@ def test_after_stopping_nothing_runs_and_stopping_again_is_no_fault(home):
     assert not is_alive(server.pid, server.started_unix_s)
     assert not answers(server.uri)
     assert not stop_server(home)
+    again = ensure_server(home)
+    assert again.uri == server.uri  # so that pages that are still open are right again
+    assert stop_server(home)
 
 
 def test_a_server_that_nobody_asks_leaves(home):
