@@ -94,6 +94,20 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Surroundings:
     )
 
 
+def refuse_if_unwritable(home: Home) -> None:
+    """Say no before a job is begun whose state could not be kept.
+
+    Raises:
+        ClusterError: the state folder cannot be made, or written to.
+    """
+    there = next(path for path in (home.root, *home.root.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "cannot be written to" if there.is_dir() else "is not a folder"
+        raise ClusterError(
+            f"GPT2CLS_HOME = {home.root}: {there} {why}; name another folder for the state of jobs"
+        )
+
+
 def _server_address(uri: str | None) -> str | None:
     """Only a server takes several writers at once; files and databases are never opened here."""
     if not uri:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from cluster.home import Surroundings, from_environment
+from cluster.home import Surroundings, from_environment, refuse_if_unwritable
 from jobs.cli_use import refuse_early, show_evaluated, show_predicted
 from jobs.console import Answer, messages
 from jobs.verb import Debug, JobPath, Json, Settings, verb
@@ -35,20 +35,25 @@ def _run(
 
     job, base_dir, say = file.job, file.base_dir, messages()
     if isinstance(job, FinetuneJob):
+        refuse_if_unwritable(surroundings.home)
+
         from jobs.finetune import run_finetune
 
         document = run_finetune(
             file.text, job, base_dir=base_dir, surroundings=surroundings, console=say
         )
         return document, show_end
-    refuse_early(job.model, base_dir)
     if isinstance(job, EvaluateJob):
+        refuse_early(job.model, base_dir)
+
         from jobs.evaluate import run_evaluate
 
         document = run_evaluate(
             job.model, job.data, base_dir=base_dir, surroundings=surroundings, console=say
         )
         return document, show_evaluated
+    refuse_early(job.model, base_dir, file=job.input, output=job.output)
+
     from jobs.predict import run_predict
 
     document = run_predict(

@@ -26,7 +26,7 @@ def predict(
     debug: Debug = False,
 ) -> Answer:
     """Predict every row of a file."""
-    refuse_early(model, Path.cwd(), file=source)
+    refuse_early(model, Path.cwd(), file=source, output=output)
 
     from jobs.predict import run_predict
 
@@ -90,12 +90,18 @@ def serve(
 
 
 def refuse_early(
-    model: str, base_dir: Path, *, data: str | None = None, file: str | None = None
+    model: str,
+    base_dir: Path,
+    *,
+    data: str | None = None,
+    file: str | None = None,
+    output: str | None = None,
 ) -> None:
     """Say no before anything heavy is imported.
 
     Raises:
-        RequestError: the model is none that can be used, or the data is not there.
+        RequestError: the model is none that can be used, the data is not there, or what comes
+            of it cannot be written.
     """
     from gpt2cls.data.locate import check_source_exists
     from jobs.models import parse_model
@@ -105,6 +111,10 @@ def refuse_early(
         raise RequestError(fault)
     if file is not None and not (base_dir / file).is_file():
         raise RequestError(f"INPUT = {file}: no such file ({base_dir / file})")
+    if file is not None and output is not None:
+        from gpt2cls.data.write import check_output
+
+        check_output(base_dir / output, base_dir / file)
 
 
 def show_predicted(document: dict[str, Any], out: "Console") -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.home import Home, from_environment
+from cluster.home import Home, from_environment, refuse_if_unwritable
 
 
 def test_the_environment_is_read_into_values(tmp_path):
@@ -55,3 +55,14 @@ def test_an_id_that_could_leave_the_jobs_folder_is_refused(tmp_path, job_id):
 
 def test_a_process_of_ours_is_told_the_state_folder(tmp_path):
     assert Home(tmp_path).child_environment()["GPT2CLS_HOME"] == str(tmp_path)
+
+
+def test_a_state_folder_that_can_be_made_is_not_made(tmp_path):
+    refuse_if_unwritable(Home(tmp_path / "new" / "home"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_folder_below_a_file_is_refused_in_words(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ClusterError, match=r"file/home: .*/file is not a folder; name another"):
+        refuse_if_unwritable(Home(tmp_path / "file" / "home"))

@@ -75,6 +75,20 @@ def test_a_job_file_evaluates_alike(capfd, model, work):
     assert by_job["test"] == by_verb["test"]
 
 
+@pytest.mark.parametrize("output", ["no/such/out.csv", "out.docx", "rows.csv"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    capfd, work, output
+):
+    (work / "empty").mkdir()  # no model: what is loaded would be refused for that
+    text = f"kind: predict\nname: x\nmodel: empty\ninput: rows.csv\noutput: {output}\n"
+    (work / "job.yaml").write_text(text)
+    for arguments in (["run", "job.yaml"], ["predict", "empty", "rows.csv", "-o", output]):
+        code, document = said(capfd, *arguments)
+        assert code == 2
+        assert str(work / output) in document["error"]["message"]
+    assert sorted(os.listdir()) == ["empty", "job.yaml", "rows.csv"]
+
+
 def test_a_person_reads_tables(capfd, model):
     assert main(["evaluate", str(model), "rows.csv"]) == 0
     table = capfd.readouterr().out
