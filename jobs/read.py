@@ -68,8 +68,7 @@ def read_job(
     text = path.read_text(encoding="utf-8-sig")
     override(tree, settings)
     base_dir = path.absolute().parent
-    _expand(tree, data_dir)
-    missing = tuple(_missing_data(tree, base_dir))
+    missing = (*_expand(tree, data_dir), *_missing_data(tree, base_dir))
     job = _check(tree)
     problems = _once_each([*tree.problems, *(missing if needs_data else ())])
     if job is None or problems:
@@ -139,15 +138,18 @@ def _texts(tree: Tree, paths: Sequence[Path_]) -> Iterator[tuple[Path_, dict[str
             yield path, block, value
 
 
-def _expand(tree: Tree, data_dir: Path | None) -> None:
+def _expand(tree: Tree, data_dir: Path | None) -> list[Problem]:
+    """Put the folder in the place of its variable; without one the data is not there."""
+    missing = []
     for path, block, value in _texts(tree, _PATHS):
         if not value.startswith(DATA_VARIABLE):
             continue
         if data_dir is None:
             words = "a path without ${GPT2CLS_DATA}, or set that environment variable to a folder"
-            tree.problems.append(must_be(tree, path, value, words))
+            missing.append(must_be(tree, path, value, words))
         else:
             block[str(path[-1])] = f"{data_dir}{value.removeprefix(DATA_VARIABLE)}"
+    return missing
 
 
 def _missing_data(tree: Tree, base_dir: Path) -> Iterator[Problem]:

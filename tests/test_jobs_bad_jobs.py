@@ -284,6 +284,9 @@ def test_the_data_folder_that_is_not_set_is_named(place, capfd):
     (problem,) = refused(capfd, text)["problems"]
     assert problem["field"] == "data.train"
     assert "set that environment variable" in problem["allowed"]
+    Path("job.yaml").write_text(text)
+    assert main(["validate", "job.yaml", "--json"]) == 0  # a remark only
+    assert "GPT2CLS_DATA" in json.loads(capfd.readouterr().out)["warnings"][0]
 
 
 def test_a_secret_in_a_wrong_place_is_not_repeated(place, capfd):
