@@ -29,6 +29,7 @@ from jobs.errors import JobFailed, JobStopped
 from jobs.joblog import JobLog
 from jobs.outcome import measure
 from jobs.page import write_report
+from jobs.plan import num_cores, threads_per_worker
 from jobs.provenance import run_tags
 from jobs.publish import publish
 from jobs.record import Record, run_page
@@ -37,7 +38,7 @@ from jobs.spool import write_json
 from jobs.states import State
 from jobs.store import Store
 from jobs.tables import metrics_table
-from jobs.training import cpus_per_worker, train
+from jobs.training import train
 
 JOB_FILE = "job.yaml"
 RESOLVED_FILE = "resolved.json"
@@ -230,7 +231,7 @@ class Attempt:
             base_dir=self.base_dir,
             select_metric=self.job.registration.gate.metric,
             cache_dir=self.surroundings.home.cache,
-            threads=max(1, int(cpus_per_worker(self.job.cluster))),
+            threads=threads_per_worker(self.job.cluster, num_cores()),
             device="cuda" if self.job.cluster.gpus_per_worker else "auto",
         )
 

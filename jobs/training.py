@@ -1,7 +1,7 @@
 """Where the ranks of a finetune job run: in this process, or under Ray Train."""
 
 import json
-import os
+import math
 import shutil
 import signal
 import threading
@@ -17,6 +17,7 @@ from gpt2cls.training.payload import RankPayload
 from gpt2cls.training.session import EVENTS_FILE, STOP_FILE, run_rank
 from jobs.errors import JobFailed, JobStopped
 from jobs.joblog import JobLog
+from jobs.plan import num_cores
 from jobs.progress import shown
 from jobs.spec import ClusterConfig
 
@@ -26,7 +27,7 @@ FAILURE_FILE = "failure.txt"
 
 def cpus_per_worker(cluster: ClusterConfig) -> float:
     """What one rank may use; the machine divided evenly where the job does not say."""
-    return cluster.cpus_per_worker or max((os.cpu_count() or 1) / cluster.max_workers, 0.01)
+    return cluster.cpus_per_worker or num_cores() / cluster.max_workers
 
 
 def train(
@@ -67,7 +68,7 @@ def _under_ray(payload: RankPayload, cluster: ClusterConfig, surroundings: Surro
     cpus, ranks = cpus_per_worker(cluster), cluster.max_workers
     with ray_session(
         address=surroundings.ray_address,
-        num_cpus=max(os.cpu_count() or 1, -int(-cpus * ranks // 1)),
+        num_cpus=max(num_cores(), math.ceil(cpus * ranks)),
         num_gpus=cluster.gpus_per_worker * ranks,
         state_dir=surroundings.home.root,
     ):
