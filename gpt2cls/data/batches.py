@@ -20,8 +20,6 @@ Rows = NDArray[np.int64]
 MEGA_CHUNK_BATCHES = 50
 """Rows are sorted by length within this many batches: enough to leave little padding, few
 enough that the order stays close to a random one."""
-PADDED_TO_MULTIPLE_OF = 8
-"""Few distinct shapes: a matrix shape that the CPU library has not seen yet is slow."""
 
 
 @dataclass(frozen=True)
@@ -112,20 +110,22 @@ def shard(rows: Rows, rank: int, world: int) -> Rows:
     return rows[rank::world]
 
 
-def padded_length(length: int, max_length: int | None = None) -> int:
-    """`length` rounded up to few distinct values, never beyond the model's positions."""
-    rounded = -(-length // PADDED_TO_MULTIPLE_OF) * PADDED_TO_MULTIPLE_OF
+def padded_length(length: int, multiple: int, max_length: int | None = None) -> int:
+    """`length` rounded up to a multiple, but never beyond the model's positions."""
+    rounded = -(-length // multiple) * multiple
     return rounded if max_length is None else max(length, min(rounded, max_length))
 
 
-def micro_batches(rows: Rows, lengths: NDArray[Any], token_budget: int) -> Iterator[Rows]:
+def micro_batches(
+    rows: Rows, lengths: NDArray[Any], token_budget: int, multiple: int = 1
+) -> Iterator[Rows]:
     """Cut `rows` so that rows x padded length stays within the budget; at least one row each."""
     start, longest = 0, 0
     for end, row in enumerate(rows):
-        longest = max(longest, padded_length(int(lengths[row])))
+        longest = max(longest, padded_length(int(lengths[row]), multiple))
         if end > start and (end + 1 - start) * longest > token_budget:
             yield rows[start:end]
-            start, longest = end, padded_length(int(lengths[row]))
+            start, longest = end, padded_length(int(lengths[row]), multiple)
     if start < len(rows):
         yield rows[start:]
 
@@ -139,14 +139,16 @@ class TokenRows:
     """int64 [N], or bool [N, C]."""
     pad_id: int
     max_length: int
+    pad_to: int = 1
+    """Lengths of batches are multiples of it: `Compute.pad_to`."""
 
     def batches(self, rows: Rows, token_budget: int) -> Iterator[Batch]:
-        for some in micro_batches(rows, self.data.lengths, token_budget):
+        for some in micro_batches(rows, self.data.lengths, token_budget, self.pad_to):
             yield self.batch(some)
 
     def batch(self, rows: Rows) -> Batch:
         starts, lengths = self.data.offsets[rows], self.data.lengths[rows].astype(np.int64)
-        width = padded_length(int(lengths.max()), self.max_length)
+        width = padded_length(int(lengths.max()), self.pad_to, self.max_length)
         tokens_BT = np.full((len(rows), max(width, 1)), self.pad_id, np.int64)
         for i, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
             tokens_BT[i, :length] = self.data.tokens[start : start + length]
