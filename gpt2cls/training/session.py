@@ -85,8 +85,10 @@ def _train(
 ) -> str:
     config, task, job = payload.train, Task.from_json(payload.task), payload.fingerprint
     precision, why = pick_precision(config.precision, ranks.device)
-    budget = TokenBudget.for_device(ranks.device, payload.tokens_per_micro_batch)
     model = _new_model(payload, task, ranks)
+    budget = TokenBudget.for_device(
+        ranks.device, model.backbone.width, payload.tokens_per_micro_batch
+    )
     names = ever_trainable(model, config.freeze, config.epochs)
     if isinstance(model.backbone, GPT2Backbone) and "backbone.wte.weight" in names:
         keep_used_rows(model.backbone, _used_tokens(payload))
