@@ -26,6 +26,7 @@ faults: .venv/.dev  ## processes killed and services cut on purpose
 
 bench: .venv/.bench  ## speed against the Hugging Face Trainer; needs the sets of $$GPT2CLS_DATA, and an hour
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/scaling.py
 
 .venv/.runtime: pyproject.toml constraints.txt
