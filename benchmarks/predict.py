@@ -20,8 +20,16 @@ from pathlib import Path
 
 import torch
 from corpora import END_OF_TEXT, Corpus, gpt2_tokenizer, open_corpus
-from measuring import Outcome, Report, median, paired_ratio, peak_memory_mb, run_arm, spread
-from measuring import take_turns
+from measuring import (
+    Outcome,
+    Report,
+    median,
+    paired_ratio,
+    peak_memory_mb,
+    run_arm,
+    spread,
+    take_turns,
+)
 from sides import Spec, hf_rows, shape_folder, trainer
 
 from gpt2cls.config import ModelConfig
