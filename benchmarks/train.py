@@ -19,11 +19,11 @@ from measuring import Report, median, paired_ratio, run_arm, spread, take_turns
 from sides import SHAPES, Spec, flops_per_token, measure
 
 ROWS: dict[str, dict[str, Any]] = {
-    "S-ag": {"shape": "S", "corpus": "ag_news", "rows": 1024, "max_length": 128},
-    "M-ag": {"shape": "M", "corpus": "ag_news", "rows": 512, "max_length": 128},
-    "small-ag": {"shape": "small", "corpus": "ag_news", "rows": 96, "max_length": 128},
-    "S-bbc": {"shape": "S", "corpus": "bbc", "rows": 96, "max_length": 512},
-    "S-imdb": {"shape": "S", "corpus": "imdb", "rows": 96, "max_length": 1024},
+    "S-ag": {"shape": "S", "corpus": "ag_news", "rows": 512, "max_length": 128},
+    "M-ag": {"shape": "M", "corpus": "ag_news", "rows": 256, "max_length": 128},
+    "small-ag": {"shape": "small", "corpus": "ag_news", "rows": 48, "max_length": 128},
+    "S-bbc": {"shape": "S", "corpus": "bbc", "rows": 48, "max_length": 512},
+    "S-imdb": {"shape": "S", "corpus": "imdb", "rows": 32, "max_length": 1024},
 }
 SIDES = {"ours-64": ("ours", 64), "best-64": ("best", 64), "ours-16": ("ours", 16)}
 SIDES |= {"tutorial-16": ("tutorial", 16), "best-16": ("best", 16)}
