@@ -25,6 +25,8 @@ class Phases:
     keep: Callable[[TokenRows, Depth], RowSource]
     """The same rows, with what stands at a depth; every rank calls it at the same steps."""
     _kept: dict[str, tuple[Depth, RowSource]] = field(default_factory=dict)
+    _depths: dict[int, Depth | None] = field(default_factory=dict)
+    """By epoch: walking through the model takes as long as a step of the head alone."""
 
     def data_of_step(self, step: int, token_budget: int) -> StepData:
         """Of a step (0 is the first) and a token budget."""
@@ -41,7 +43,10 @@ class Phases:
 
     def _rows(self, name: str, tokens: RowSource, step: int) -> RowSource:
         epoch = step // self.data.plan.steps_per_epoch
-        depth = frozen_depth(self.model, trainable_names(self.model, self.freeze, epoch))
+        if epoch not in self._depths:
+            names = trainable_names(self.model, self.freeze, epoch)
+            self._depths[epoch] = frozen_depth(self.model, names)
+        depth = self._depths[epoch]
         if depth is None:
             self._kept.pop(name, None)
             return tokens
