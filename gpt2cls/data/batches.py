@@ -143,13 +143,20 @@ class TokenRows:
     max_length: int
 
     def batches(self, rows: Rows, token_budget: int) -> Iterator[Batch]:
-        for some in micro_batches(rows, self.data.lengths, token_budget):
+        for some in self.cut(rows, token_budget):
             yield self.batch(some)
+
+    def cut(self, rows: Rows, token_budget: int) -> Iterator[Rows]:
+        """The rows of each batch."""
+        return micro_batches(rows, self.data.lengths, token_budget)
+
+    def width(self, rows: Rows) -> int:
+        """How many tokens the texts of a batch of these rows have, with padding."""
+        return max(padded_length(int(self.data.lengths[rows].max()), self.max_length), 1)
 
     def batch(self, rows: Rows) -> Batch:
         starts, lengths = self.data.offsets[rows], self.data.lengths[rows].astype(np.int64)
-        width = padded_length(int(lengths.max()), self.max_length)
-        tokens_BT = np.full((len(rows), max(width, 1)), self.pad_id, np.int64)
+        tokens_BT = np.full((len(rows), self.width(rows)), self.pad_id, np.int64)
         _fill(tokens_BT, self.data.tokens, starts, lengths)
         return Batch(
             torch.from_numpy(tokens_BT),
@@ -189,15 +196,14 @@ class HiddenRows:
     """Which they enter; None: they leave the backbone."""
 
     def batches(self, rows: Rows, token_budget: int) -> Iterator[Batch]:
-        for some in micro_batches(rows, self.source.data.lengths, token_budget):
+        for some in self.source.cut(rows, token_budget):
             yield self.batch(some)
 
     def batch(self, rows: Rows) -> Batch:
         batch = _without_tokens(self.source, rows)
-        lengths = batch.lengths_B.numpy()
-        width = padded_length(int(lengths.max()), self.source.max_length)
-        hidden_BTD = np.zeros((len(rows), width, self.hidden.shape[1]), self.hidden.dtype)
-        _fill(hidden_BTD, self.hidden, self.offsets[rows], lengths)
+        shape = (len(rows), self.source.width(rows), self.hidden.shape[1])
+        hidden_BTD = np.zeros(shape, self.hidden.dtype)
+        _fill(hidden_BTD, self.hidden, self.offsets[rows], batch.lengths_B.numpy())
         return replace(batch, hidden_BTD=as_tensor(hidden_BTD), block=self.block)
 
 

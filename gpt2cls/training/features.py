@@ -23,7 +23,6 @@ from gpt2cls.data.batches import (
     RowSource,
     TokenRows,
     as_tensor,
-    micro_batches,
     read_lengths,
 )
 from gpt2cls.model.gpt2 import GPT2Backbone
@@ -44,7 +43,7 @@ from gpt2cls.training.shelf import (
 )
 
 TELL_EVERY_S = 10.0
-CHUNK_TOKENS = 8192
+CHUNK_TOKENS = 2048
 """Of a batch whose values are kept. Not the job's budget, and dealt to the ranks whole: the last
 bits of a value do not depend on how many ranks happened to compute it."""
 CHECKED_TEXTS = 4
@@ -206,7 +205,7 @@ def _compute(
         out[kept.places(rows)] = _stored(_values(model, kept.depth, batch), kept.spec)
         progress.add(len(rows))
 
-    chunks = list(micro_batches(np.argsort(lengths, kind="stable"), lengths, CHUNK_TOKENS))
+    chunks = list(kept.source.cut(np.argsort(lengths, kind="stable"), CHUNK_TOKENS))
     for_each_batch(model, kept.source, chunks[ranks.rank :: ranks.world], keep, compute)
     out.flush()  # type: ignore[attr-defined]
     ranks.total(0)  # every rank has written its rows
