@@ -102,6 +102,18 @@ def test_two_ranks_compute_kept_features_together(data, tmp_path):  # noqa: F811
         "model": {"pooling": "mean", "dropout": 0.0},
         "lr": 0.05,
     }
+    assert_two_ranks_learn_what_one_learns(data, tmp_path, settings)
+
+
+@pytest.mark.faults
+def test_two_ranks_thaw_layer_by_layer_what_they_kept_together(data, tmp_path):  # noqa: F811
+    settings = {"freeze": "gradual", "model": {"dropout": 0.0}}
+    assert_two_ranks_learn_what_one_learns(data, tmp_path, settings)
+    kept = [len(list((tmp_path / job / "features").iterdir())) for job in ("one", "two")]
+    assert kept == [4, 4]
+
+
+def assert_two_ranks_learn_what_one_learns(data, tmp_path, settings):  # noqa: F811
     document = payload_of(data, tmp_path / "two", **settings).model_dump_json()
     assert on_ranks(2, tmp_path, run_until, document, 99) == ["finished"] * 2
     run_rank(payload_of(data, tmp_path / "one", **settings))

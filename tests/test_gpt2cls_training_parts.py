@@ -1,26 +1,21 @@
-"""Objectives, layer groups, freezing, the optimizer's groups, precision, kept features."""
+"""Objectives, layer groups, freezing, the optimizer's groups, precision."""
 
 import numpy as np
 import pytest
 import torch
-from tiny_training import tiny_config, tiny_model, tiny_rows
+from tiny_training import tiny_config, tiny_model
 
 from gpt2cls.errors import RequestError
-from gpt2cls.training.compute import Compute
-from gpt2cls.training.features import kept_features
 from gpt2cls.training.freezing import (
     apply_freeze,
     ever_trainable,
     layer_groups,
-    learns_only_above_pooling,
     set_training_mode,
     trainable_names,
 )
-from gpt2cls.training.memory import TokenBudget
 from gpt2cls.training.objectives import Objective, class_weights
 from gpt2cls.training.optim import new_optimizer, set_lr
 from gpt2cls.training.precision import LossScale, autocast, pick_for_cpu, pick_precision
-from gpt2cls.training.ranks import Ranks
 from gpt2cls.training.state import Best, is_better
 
 CPU = torch.device("cpu")
@@ -123,13 +118,7 @@ def test_what_learns_is(how, expected):
 
 
 def test_a_scheme_that_unfreezes_no_further_needs_no_lower_weights():
-    model = tiny_model()
-    assert parts(ever_trainable(model, "gradual", 2)) == ["h.1", "head", "ln_f"]
-    assert learns_only_above_pooling(ever_trainable(model, "head_only", 5))
-    assert not learns_only_above_pooling(ever_trainable(model, "gradual", 5))
-    attention = tiny_model(pooling="attention")
-    assert not learns_only_above_pooling(ever_trainable(attention, "head_only", 5))
-    assert learns_only_above_pooling(ever_trainable(attention, "last_layer", 5))
+    assert parts(ever_trainable(tiny_model(), "gradual", 2)) == ["h.1", "head", "ln_f"]
 
 
 def test_twelve_blocks_are_four_groups_with_the_embeddings_in_the_lowest():
@@ -233,15 +222,3 @@ BEATS = {
 def test_the_best_evaluation_is(metric, value, log_loss, best, expected):
     known = Best(1, *best, {}) if best else None
     assert is_better(metric, value, log_loss, known) is expected
-
-
-def test_kept_features_are_those_that_the_model_would_compute(tmp_path):
-    model, rows = tiny_model(pooling="concat", dropout=0.4), tiny_rows(40)
-    told, compute = [], Compute(Ranks(), "fp32", TokenBudget(64))
-    kept = kept_features(model, rows, tmp_path, compute, job="job-1", tell=told.append)
-    batch = rows.batch(np.arange(40))
-    with torch.no_grad():
-        expected = model.eval().features(batch.tokens_BT, batch.lengths_B)
-    torch.testing.assert_close(torch.tensor(kept.features), expected, atol=1e-5, rtol=1e-5)
-    assert told == ["the backbone is frozen: computing its features of 40 texts, once"]
-    assert [path.name[0] for path in tmp_path.iterdir()] != ["."]

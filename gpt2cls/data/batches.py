@@ -3,11 +3,11 @@
 Everything here is a function of the step, so a resumed run has nothing to fast-forward: it asks
 for step N. Knows arrays of tokens and labels; knows no model and no loss.
 
-Letters in tensor names: B rows, T tokens, F features, C classes.
+Letters in tensor names: B rows, T tokens, D features of a token, F features of a text, C classes.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,13 +39,16 @@ class Batch:
     """Rows that go through the model together."""
 
     tokens_BT: Tensor
-    """int64, padded on the right; [B, 0] when `features_BF` stands for the tokens."""
+    """int64, padded on the right; [B, 0] when what was kept stands for the tokens."""
     lengths_B: Tensor
     cut_share_B: Tensor
     labels: Tensor
     """int64 [B], or float32 [B, C] when a row may have several labels."""
     features_BF: Tensor | None = None
     """Pooled vectors that were computed before, because nothing below them learns."""
+    hidden_BTD: Tensor | None = None
+    """Likewise hidden states: those that enter `block`, or (None) that leave the backbone."""
+    block: int | None = None
 
     @property
     def num_rows(self) -> int:
@@ -58,13 +61,12 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
             return self
-        return Batch(
-            self.tokens_BT.to(device, non_blocking=True),
-            self.lengths_B.to(device, non_blocking=True),
-            self.cut_share_B.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            None if self.features_BF is None else self.features_BF.to(device, non_blocking=True),
-        )
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 @dataclass
@@ -143,19 +145,25 @@ class TokenRows:
     """Lengths of batches are multiples of it: `Compute.pad_to`."""
 
     def batches(self, rows: Rows, token_budget: int) -> Iterator[Batch]:
-        for some in micro_batches(rows, self.data.lengths, token_budget, self.pad_to):
+        for some in self.cut(rows, token_budget):
             yield self.batch(some)
+
+    def cut(self, rows: Rows, token_budget: int) -> Iterator[Rows]:
+        """The rows of each batch."""
+        return micro_batches(rows, self.data.lengths, token_budget, self.pad_to)
+
+    def width(self, rows: Rows) -> int:
+        """How many tokens the texts of a batch of these rows have, with padding."""
+        longest = int(self.data.lengths[rows].max())
+        return max(padded_length(longest, self.pad_to, self.max_length), 1)
 
     def batch(self, rows: Rows) -> Batch:
         starts, lengths = self.data.offsets[rows], self.data.lengths[rows].astype(np.int64)
-        width = padded_length(int(lengths.max()), self.pad_to, self.max_length)
-        tokens_BT = np.full((len(rows), max(width, 1)), self.pad_id, np.int64)
-        for i, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-            tokens_BT[i, :length] = self.data.tokens[start : start + length]
+        tokens_BT = np.full((len(rows), self.width(rows)), self.pad_id, np.int64)
+        _fill(tokens_BT, self.data.tokens, starts, lengths)
         return Batch(
             torch.from_numpy(tokens_BT),
-            # A text without a token is one padding token: a model needs something to read.
-            torch.from_numpy(np.maximum(lengths, 1)),
+            torch.from_numpy(read_lengths(lengths)),
             torch.from_numpy(self.data.cut_share[rows].astype(np.float32)),
             label_tensor(self.labels[rows]),
         )
@@ -174,17 +182,61 @@ class FeatureRows:
             yield self.batch(rows)
 
     def batch(self, rows: Rows) -> Batch:
-        lengths = np.maximum(self.source.data.lengths[rows], 1).astype(np.int64)
-        return Batch(
-            torch.empty(len(rows), 0, dtype=torch.int64),
-            torch.from_numpy(lengths),
-            torch.from_numpy(self.source.data.cut_share[rows].astype(np.float32)),
-            label_tensor(self.source.labels[rows]),
-            torch.from_numpy(self.features[rows]),
-        )
+        batch = _without_tokens(self.source, rows)
+        return replace(batch, features_BF=torch.from_numpy(self.features[rows]))
 
 
-RowSource = TokenRows | FeatureRows
+@dataclass(frozen=True)
+class HiddenRows:
+    """The same rows as `source`, but with hidden states in the place of the tokens."""
+
+    source: TokenRows
+    hidden: NDArray[Any]
+    """Of all tokens, [tokens, D]: fp32, or the bits of bf16 as int16 (numpy has no bf16)."""
+    offsets: NDArray[np.int64]
+    """Of row i: hidden[offsets[i] : offsets[i + 1]]."""
+    block: int | None
+    """Which they enter; None: they leave the backbone."""
+
+    def batches(self, rows: Rows, token_budget: int) -> Iterator[Batch]:
+        for some in self.source.cut(rows, token_budget):
+            yield self.batch(some)
+
+    def batch(self, rows: Rows) -> Batch:
+        batch = _without_tokens(self.source, rows)
+        shape = (len(rows), self.source.width(rows), self.hidden.shape[1])
+        hidden_BTD = np.zeros(shape, self.hidden.dtype)
+        _fill(hidden_BTD, self.hidden, self.offsets[rows], batch.lengths_B.numpy())
+        return replace(batch, hidden_BTD=as_tensor(hidden_BTD), block=self.block)
+
+
+RowSource = TokenRows | FeatureRows | HiddenRows
+
+
+def read_lengths(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """How many tokens a model reads: of a text without any, one of padding."""
+    return np.maximum(lengths.astype(np.int64), 1)
+
+
+def as_tensor(stored: NDArray[Any]) -> Tensor:
+    """fp32 as it is; int16 are the bits of bf16."""
+    tensor = torch.from_numpy(stored)
+    return tensor.view(torch.bfloat16) if stored.dtype == np.int16 else tensor
+
+
+def _without_tokens(source: TokenRows, rows: Rows) -> Batch:
+    return Batch(
+        torch.empty(len(rows), 0, dtype=torch.int64),
+        torch.from_numpy(read_lengths(source.data.lengths[rows])),
+        torch.from_numpy(source.data.cut_share[rows].astype(np.float32)),
+        label_tensor(source.labels[rows]),
+    )
+
+
+def _fill(out: NDArray[Any], flat: NDArray[Any], starts: Rows, lengths: Rows) -> None:
+    """Copy row i's piece of `flat` to the left end of out[i]."""
+    for i, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        out[i, :length] = flat[start : start + length]
 
 
 def label_tensor(labels: NDArray[Any]) -> Tensor:

@@ -1,6 +1,7 @@
 """The whole network: backbone, pooling, head.
 
-Letters in tensor names: B rows, T tokens, F features of the pooled vector, C classes.
+Letters in tensor names: B rows, T tokens, D features of a token, F features of the pooled vector,
+C classes.
 """
 
 from pathlib import Path
@@ -30,6 +31,26 @@ class Classifier(nn.Module):
         if self.pooling.kind == "last" and isinstance(self.backbone, GPT2Backbone):
             return self.backbone.last_hidden(tokens_BT, lengths_B).float()
         return self.pooling(self.backbone(tokens_BT, lengths_B), lengths_B)  # type: ignore[no-any-return]
+
+    def hidden_below(self, tokens_BT: Tensor, lengths_B: Tensor, block: int | None) -> Tensor:
+        """The hidden states [B, T, D] that enter `block` of a GPT-2; None: leave the backbone."""
+        if block is None:
+            return self.backbone(tokens_BT, lengths_B)  # type: ignore[no-any-return]
+        return self._gpt2.up_to_block(tokens_BT, lengths_B, block)
+
+    def features_above(self, hidden_BTD: Tensor, lengths_B: Tensor, block: int | None) -> Tensor:
+        """What `features` gives, from what `hidden_below` gave; rounded when that was kept."""
+        hidden_BTD = hidden_BTD.float()  # as the residual stream is, whatever it was kept in
+        if block is not None:
+            if self.pooling.kind == "last":
+                return self._gpt2.last_from_block(hidden_BTD, lengths_B, block).float()
+            hidden_BTD = self._gpt2.from_block(hidden_BTD, block)
+        return self.pooling(hidden_BTD, lengths_B)  # type: ignore[no-any-return]
+
+    @property
+    def _gpt2(self) -> GPT2Backbone:
+        assert isinstance(self.backbone, GPT2Backbone), "only a GPT-2 is cut at a block"
+        return self.backbone
 
     def head_logits(self, features_BF: Tensor, cut_share_B: Tensor) -> Tensor:
         """Logits [B, C] in float32, already divided by the temperature."""

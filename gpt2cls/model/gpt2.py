@@ -165,10 +165,7 @@ class GPT2Backbone(nn.Module):
 
         A batch padded beyond the position table is cut to it, provided that no text is longer.
         """
-        x_BTD = self._embedded(tokens_BT, lengths_B)
-        for block in self.h:
-            x_BTD = block(x_BTD)
-        return self.ln_f(x_BTD)  # type: ignore[no-any-return]
+        return self.from_block(self._embedded(tokens_BT, lengths_B), 0)
 
     def last_hidden(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The hidden state [B, D] of each row's last token.
@@ -176,8 +173,24 @@ class GPT2Backbone(nn.Module):
         Nothing reads the other tokens above the last block's attention, so they are left out
         there: with four blocks a fifth of the work.
         """
+        return self.last_from_block(self._embedded(tokens_BT, lengths_B), lengths_B, 0)
+
+    def up_to_block(self, tokens_BT: Tensor, lengths_B: Tensor, first: int) -> Tensor:
+        """The hidden states [B, T, D] that enter block `first` (0 is the lowest)."""
         x_BTD = self._embedded(tokens_BT, lengths_B)
-        for block in self.h[:-1]:
+        for block in self.h[:first]:
+            x_BTD = block(x_BTD)
+        return x_BTD
+
+    def from_block(self, x_BTD: Tensor, first: int) -> Tensor:
+        """What `forward` gives, from the hidden states that enter block `first`."""
+        for block in self.h[first:]:
+            x_BTD = block(x_BTD)
+        return self.ln_f(x_BTD)  # type: ignore[no-any-return]
+
+    def last_from_block(self, x_BTD: Tensor, lengths_B: Tensor, first: int) -> Tensor:
+        """What `last_hidden` gives, from the hidden states that enter block `first`."""
+        for block in self.h[first:-1]:
             x_BTD = block(x_BTD)
         top: Any = self.h[-1]
         return self.ln_f(top.of_last(x_BTD, lengths_B))  # type: ignore[no-any-return]

@@ -1,8 +1,7 @@
 """Classification as the loop sees it: the batches of a step, their loss, an evaluation."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from gpt2cls.errors import RequestError
 from gpt2cls.metrics import quick_metrics
 from gpt2cls.training.compute import Compute
 from gpt2cls.training.evaluating import logits_of_rows
-from gpt2cls.training.features import kept_features
 from gpt2cls.training.loop import StepData
 from gpt2cls.training.objectives import Objective, class_weights
 from gpt2cls.training.payload import RankPayload
@@ -81,18 +79,6 @@ def open_classification(payload: RankPayload, task: Task, compute: Compute) -> C
         validation_labels=validation.labels,
         compute=compute,
     )
-
-
-def with_kept_features(
-    data: Classification, model: nn.Module, cache_dir: Path, job: str, tell: Callable[[str], None]
-) -> Classification:
-    """The same rows, with pooled vectors that are computed once: what is below does not learn."""
-    train, validation = (
-        kept_features(model, source, cache_dir, data.compute, job=job, tell=tell)
-        for source in (data.train, data.validation)
-        if isinstance(source, TokenRows)
-    )
-    return replace(data, train=train, validation=validation)
 
 
 def _rows(payload: RankPayload, tokens: Path, labels: Path, compute: Compute) -> TokenRows:

@@ -1,9 +1,9 @@
 """A trained model over a whole split, spread over the ranks.
 
-Letters in tensor names: N rows of the split, B rows, C classes, F features.
+Letters in tensor names: N rows of the split, B rows, C classes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gpt2cls.data.batches import Batch, RowSource, TokenRows, shard
+from gpt2cls.data.batches import Batch, RowSource, shard
 from gpt2cls.training.compute import Compute
 from gpt2cls.training.memory import halve_until_it_fits
 from gpt2cls.training.objectives import logits
@@ -35,7 +35,7 @@ def logits_of_rows(
     def keep(rows: NDArray[np.int64], batch: Batch) -> None:
         all_NC[torch.from_numpy(rows).to(compute.ranks.device)] = logits(model, batch).float()
 
-    for_each_batch(model, source, lengths, keep, compute)
+    for_each_batch(model, source, _rows_of_rank(lengths, compute.ranks), keep, compute)
     # Every row is zero except on one rank, so the sum is exact.
     return compute.ranks.add_up(all_NC).cpu()
 
@@ -43,11 +43,15 @@ def logits_of_rows(
 def for_each_batch(
     model: nn.Module,
     source: RowSource,
-    lengths: NDArray[Any],
+    chunks: Iterable[NDArray[np.int64]],
     take: Callable[[NDArray[np.int64], Batch], None],
     compute: Compute,
 ) -> None:
-    """Give `take` this rank's rows and their batch, without gradients or dropout."""
+    """Give `take` rows of the chunks and their batch, without gradients or dropout.
+
+    A chunk is what is made again when it did not fit into memory.
+    """
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
 
     def attempt(rows: NDArray[np.int64], tokens: int) -> None:
@@ -58,28 +62,13 @@ def for_each_batch(
 
     # no_grad: what inference_mode makes cannot be saved for a later backward pass.
     with torch.no_grad(), autocast(compute.precision, compute.ranks.device):
-        for rows in _rows_of_rank(lengths, compute.ranks):
+        for rows in chunks:
             halve_until_it_fits(compute.budget, lambda tokens, rows=rows: attempt(rows, tokens))  # type: ignore[misc]
+    for module, was_training in modes:
+        module.training = was_training
 
 
 def _rows_of_rank(lengths: NDArray[Any], ranks: Ranks) -> Iterator[NDArray[np.int64]]:
     mine = shard(np.argsort(lengths, kind="stable"), ranks.rank, ranks.world)
     for start in range(0, len(mine), ROWS_AT_ONCE):
         yield mine[start : start + ROWS_AT_ONCE]
-
-
-def pooled_features(
-    model: nn.Module,
-    source: TokenRows,
-    out_NF: NDArray[np.float32],
-    compute: Compute,
-    done: Callable[[int], None],
-) -> None:
-    """Write this rank's rows of the pooled vectors into `out_NF`; tell `done` how many."""
-
-    def keep(rows: NDArray[np.int64], batch: Batch) -> None:
-        features_BF: Tensor = model.features(batch.tokens_BT, batch.lengths_B)  # type: ignore[operator]
-        out_NF[rows] = features_BF.float().cpu().numpy()
-        done(len(rows))
-
-    for_each_batch(model, source, source.data.lengths, keep, compute)

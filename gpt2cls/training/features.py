@@ -1,42 +1,78 @@
-"""Pooled vectors on disk, for a backbone that does not learn: computed once, not every epoch.
+"""What the frozen layers make of every text: computed once and kept on disk, not every epoch.
 
-A folder of the cache holds `features.npy` [N, F] in fp32 and is named after all that the vectors
-depend on: weights, tokens and precision. It is written aside and renamed when whole.
+Pooled vectors [N, F] in fp32 where nothing below the head learns; else the hidden states of all
+tokens [tokens, D] at the place up to which nothing learns, in the precision of the job.
 """
 
 import hashlib
-import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from gpt2cls.data.batches import FeatureRows, TokenRows
+from gpt2cls.data.batches import (
+    Batch,
+    FeatureRows,
+    HiddenRows,
+    RowSource,
+    TokenRows,
+    as_tensor,
+    read_lengths,
+)
+from gpt2cls.model.gpt2 import GPT2Backbone
+from gpt2cls.model.pooling import token_mask
 from gpt2cls.training.compute import Compute
-from gpt2cls.training.evaluating import pooled_features
+from gpt2cls.training.evaluating import for_each_batch
+from gpt2cls.training.freezing import Depth
 from gpt2cls.training.precision import Name
+from gpt2cls.training.shelf import (
+    ArraySpec,
+    limit_bytes,
+    make_room,
+    new_array,
+    open_array,
+    publish,
+    reserve,
+    why_refused,
+)
 
-_FILE = "features.npy"
 TELL_EVERY_S = 10.0
+CHUNK_TOKENS = 2048
+"""Of a batch whose values are kept. Not the job's budget, and dealt to the ranks whole: the last
+bits of a value do not depend on how many ranks happened to compute it."""
+CHECKED_TEXTS = 4
+TOLERANCES: dict[Name, float] = {"fp32": 1e-4, "bf16": 0.05, "fp16": 0.05}
+"""By how much a value that is found and one that is computed again may differ, relative to the
+length of the vector. Batches of another shape may round otherwise: in fp32 7e-7 was seen; one
+rounding to bf16 is up to 0.004. Values of other weights or texts differ by far more."""
 
 
-def features_key(model: nn.Module, source: TokenRows, precision: Name) -> str:
-    """A fingerprint of all that the vectors depend on: content, not names or times of files."""
-    digest = hashlib.blake2b(precision.encode(), digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(("backbone.", "pooling.")):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
-    # The limit too: which padded shapes there are decides the last bits of a sum.
-    digest.update(f"{model.pooling.kind} {source.max_length}".encode())  # type: ignore[union-attr]
-    for array in (source.data.offsets, source.data.tokens):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of which texts."""
+
+    source: TokenRows
+    depth: Depth
+    spec: ArraySpec
+    offsets: NDArray[np.int64]
+    """The vectors of text i are at offsets[i] to offsets[i + 1]."""
+
+    def rows(self, values: NDArray[Any]) -> FeatureRows | HiddenRows:
+        if self.depth == "pooled":
+            return FeatureRows(self.source, values)
+        block = None if self.depth == "final" else self.depth
+        return HiddenRows(self.source, values, self.offsets, block)
+
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the vectors of these texts are, one text after another."""
+        pieces = zip(self.offsets[rows].tolist(), self.offsets[rows + 1].tolist(), strict=True)
+        return np.concatenate([np.arange(start, end) for start, end in pieces])
 
 
 def kept_features(
@@ -47,28 +83,68 @@ def kept_features(
     *,
     job: str,
     tell: Callable[[str], None],
-) -> FeatureRows:
-    """The rows of `source` with their pooled vectors, from the cache or computed by all ranks.
+    depth: Depth = "pooled",
+) -> RowSource:
+    """The rows of `source` with what stands at `depth`, from the cache or computed by all ranks.
+
+    Every rank calls it at the same time. Where it cannot be kept, the rows are given back as they
+    are, and `tell` gets the reason: all is computed as if there were no cache.
 
     Args:
-        model: its backbone and pooling must not change any more.
+        model: what is below `depth` must not change any more.
         source: the rows.
         cache_dir: on storage that all ranks share.
-        compute: each rank computes its share; the vectors are kept in fp32.
+        compute: each rank computes its share.
+        job: keeps two jobs that compute the same at once out of each other's way.
         tell: takes words about the progress.
-        job: keeps two jobs that compute the same vectors at once out of each other's way.
+        depth: where the network is cut.
     """
-    key = features_key(model, source, compute.precision)
-    ranks = compute.ranks
-    folder = cache_dir / key
+    if isinstance(depth, int) and not isinstance(model.backbone, GPT2Backbone):
+        tell("this backbone cannot be cut at a block: what is frozen is computed in every step")
+        return source
+    kept, ranks = _kept(model, source, depth, compute.precision), compute.ranks
+    key = features_key(model, source, depth, compute.precision)
+    values = open_array(cache_dir / key, kept.spec)
     # All ranks take the same branch: no rank can make the folder before the others have looked.
-    if ranks.total(float(_is_whole(folder, source))) < ranks.world:
-        aside = cache_dir / f".{key}.{job}.writing"
-        _compute(model, source, aside, compute, tell)
-        if ranks.is_first:
-            _publish(aside, folder)
-        ranks.total(0)  # published
-    return FeatureRows(source, np.load(folder / _FILE, mmap_mode="r"))
+    if ranks.total(float(values is not None)) == ranks.world and values is not None:
+        is_right = _is_right(model, kept, values, compute)
+        if ranks.total(float(is_right)) == ranks.world:
+            return kept.rows(values)
+        tell("kept features are not those that the model computes: computing them anew")
+    values = None  # of a torn or wrong file
+    aside = cache_dir / f".{key}.{job}.writing"
+    refused = _reserved(cache_dir, aside, kept.spec) if ranks.is_first else None
+    if ranks.total(float(refused is not None)):
+        tell(f"no room for features: {refused}; what is frozen is computed in every step")
+        return source
+    _compute(model, kept, new_array(aside, kept.spec), compute, tell)
+    if ranks.is_first:
+        publish(aside, cache_dir / key)
+    ranks.total(0)  # published
+    values = open_array(cache_dir / key, kept.spec)
+    # Nobody makes room, and so removes it, before all have opened it.
+    if ranks.total(float(values is not None)) < ranks.world or values is None:
+        tell("the features were removed at once: what is frozen is computed in every step")
+        return source
+    return kept.rows(values)
+
+
+def features_key(model: nn.Module, source: TokenRows, depth: Depth, precision: Name) -> str:
+    """A fingerprint of all that the values depend on: content, not names or times of files."""
+    digest = hashlib.blake2b(f"2 {precision} {depth}".encode(), digest_size=16)
+    below = _prefixes(depth)
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(below):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+    if isinstance(model.backbone, GPT2Backbone):  # the number of heads shows in no tensor
+        digest.update(repr(replace(model.backbone.config, raw={})).encode())
+    # The limit too: which padded shapes there are decides the last bits of a sum.
+    digest.update(f"{model.pooling.kind} {source.max_length} {source.pad_id}".encode())  # type: ignore[union-attr]
+    for array in (source.data.offsets, source.data.tokens):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 class Progress:
@@ -85,44 +161,93 @@ class Progress:
             self.tell(f"features: {self.done / self.num_rows:.0%} of the texts")
 
 
+def _kept(model: nn.Module, source: TokenRows, depth: Depth, precision: Name) -> Kept:
+    lengths = source.data.lengths
+    per_text = np.ones(len(lengths), np.int64) if depth == "pooled" else read_lengths(lengths)
+    part: Any = model.pooling if depth == "pooled" else model.backbone
+    is_exact = depth == "pooled" or precision == "fp32"
+    offsets = np.concatenate([[0], np.cumsum(per_text)])
+    spec = ArraySpec((int(offsets[-1]), part.width), np.float32 if is_exact else np.int16)
+    return Kept(source, depth, spec, offsets)
+
+
+def _prefixes(depth: Depth) -> tuple[str, ...]:
+    """Of the names of all tensors below."""
+    if depth == "pooled":
+        return ("backbone.", "pooling.")
+    if depth == "final":
+        return ("backbone.",)
+    return ("backbone.wte.", "backbone.wpe.", *(f"backbone.h.{i}." for i in range(depth)))
+
+
+def _reserved(cache_dir: Path, aside: Path, spec: ArraySpec) -> str | None:
+    """Make room and reserve it; the reason if that cannot be."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        limit = limit_bytes(cache_dir)
+        if refused := why_refused(spec.size_bytes, limit):
+            return refused
+        make_room(cache_dir, spec.size_bytes, limit)
+        reserve(aside, spec)
+    except OSError as error:
+        return str(error)
+    return None
+
+
 def _compute(
-    model: nn.Module,
-    source: TokenRows,
-    aside: Path,
-    compute: Compute,
-    tell: Callable[[str], None],
+    model: nn.Module, kept: Kept, out: NDArray[Any], compute: Compute, tell: Callable[[str], None]
 ) -> None:
-    num_rows, ranks = len(source.data.lengths), compute.ranks
-    width: int = model.pooling.width  # type: ignore[union-attr, assignment]
-    if ranks.is_first:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        _open(aside, "w+", (num_rows, width)).flush()
-    ranks.total(0)  # the file is there for all
-    out_NF = _open(aside, "r+", (num_rows, width))
-    tell(f"the backbone is frozen: computing its features of {num_rows:,} texts, once")
-    progress = Progress(num_rows // ranks.world, tell)
-    pooled_features(model, source, out_NF, compute, progress.add)
-    out_NF.flush()
+    ranks, lengths = compute.ranks, kept.source.data.lengths
+    size_mb = kept.spec.size_bytes / 1e6
+    tell(f"{_what(kept.depth)} of {len(lengths):,} texts, once ({size_mb:,.1f} MB)")
+    progress = Progress(-(-len(lengths) // ranks.world), tell)
+
+    def keep(rows: NDArray[np.int64], batch: Batch) -> None:
+        out[kept.places(rows)] = _stored(_values(model, kept.depth, batch), kept.spec)
+        progress.add(len(rows))
+
+    chunks = list(kept.source.cut(np.argsort(lengths, kind="stable"), CHUNK_TOKENS))
+    for_each_batch(model, kept.source, chunks[ranks.rank :: ranks.world], keep, compute)
+    out.flush()  # type: ignore[attr-defined]
     ranks.total(0)  # every rank has written its rows
 
 
-def _open(folder: Path, mode: Literal["r+", "w+"], shape: tuple[int, int]) -> Any:
-    return np.lib.format.open_memmap(folder / _FILE, mode, np.float32, shape)
+def _is_right(model: nn.Module, kept: Kept, values: NDArray[Any], compute: Compute) -> bool:
+    """Whether a handful of texts, others on each rank, have the values that the model computes."""
+    num_texts, ranks = len(kept.source.data.lengths), compute.ranks
+    chosen = np.linspace(0, num_texts - 1, CHECKED_TEXTS * ranks.world).astype(np.int64)
+    rows = np.unique(chosen[ranks.rank :: ranks.world])
+    answers = [True]
+
+    def check(rows: NDArray[np.int64], batch: Batch) -> None:
+        found = as_tensor(np.array(values[kept.places(rows)])).float()
+        expected = _values(model, kept.depth, batch)
+        allowed = TOLERANCES[compute.precision] * expected.norm(dim=1)
+        # all() of "small enough", not any() of "too large": NaN is neither.
+        answers.append(bool(((found - expected).norm(dim=1) <= allowed).all()))
+
+    for_each_batch(model, kept.source, [rows], check, compute)
+    return all(answers)
 
 
-def _is_whole(folder: Path, source: TokenRows) -> bool:
-    try:
-        return len(np.load(folder / _FILE, mmap_mode="r")) == len(source.data.lengths)
-    except (OSError, ValueError):  # not there, or cut short
-        return False
+def _values(model: nn.Module, depth: Depth, batch: Batch) -> Tensor:
+    """The vectors at `depth` of all texts of a batch, one text after another; fp32."""
+    if depth == "pooled":
+        return model.features(batch.tokens_BT, batch.lengths_B).float().cpu()  # type: ignore[operator, no-any-return]
+    block = None if depth == "final" else depth
+    hidden_BTD: Tensor = model.hidden_below(batch.tokens_BT, batch.lengths_B, block)  # type: ignore[operator]
+    return hidden_BTD[token_mask(batch.lengths_B, hidden_BTD.shape[1])].float().cpu()
 
 
-def _publish(aside: Path, folder: Path) -> None:
-    try:
-        shutil.rmtree(folder, ignore_errors=True)  # not whole, or we would not have computed
-        aside.rename(folder)
-    except OSError:
-        if not (folder / _FILE).is_file():
-            raise
-        shutil.rmtree(aside)  # another job was faster with the same vectors
+def _stored(values: Tensor, spec: ArraySpec) -> NDArray[Any]:
+    if spec.dtype == np.int16:
+        return values.bfloat16().view(torch.int16).numpy()
+    return values.numpy()
+
+
+def _what(depth: Depth) -> str:
+    if isinstance(depth, int):
+        blocks = "the lowest block" if depth == 1 else f"the lowest {depth} blocks"
+        return f"{blocks} and the embeddings are frozen: computing the hidden states above them"
+    which = "features" if depth == "pooled" else "hidden states"
+    return f"the backbone is frozen: computing its {which}"

@@ -4,10 +4,14 @@ Knows the parts of a classifier: `backbone.blocks` (lists of modules from the em
 `pooling` and `head`.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
+
+Depth = int | Literal["final", "pooled"]
+"""A place in the network: what enters this block (0 is the lowest), what leaves the backbone, or
+the pooled vector."""
 
 BACKBONE_GROUPS = 3
 """With pooling and head as the fourth group. One group per layer would let the lowest of 12 blocks
@@ -60,9 +64,18 @@ def ever_trainable(model: nn.Module, freeze: str, num_epochs: int) -> set[str]:
     return trainable_names(model, freeze, num_epochs - 1)  # no scheme freezes again
 
 
-def learns_only_above_pooling(names: set[str]) -> bool:
-    """True when the pooled vectors never change, so that they can be computed once."""
-    return not any(name.startswith(("backbone.", "pooling.")) for name in names)
+def frozen_depth(model: nn.Module, names: set[str]) -> Depth | None:
+    """How far up nothing changes while `names` learn, so that it can be computed once.
+
+    None: no further than the embeddings, which are looked up faster than anything kept is read.
+    """
+    if not any(name.startswith(("backbone.", "pooling.")) for name in names):
+        return "pooled"
+    learning = {id(p) for name, p in model.named_parameters() if name in names}
+    for place, block in enumerate(blocks_of(model)):
+        if any(id(p) in learning for module in block for p in module.parameters()):
+            return place - 1 if place > 1 else None
+    return "final"
 
 
 def apply_freeze(model: nn.Module, names: set[str]) -> None:

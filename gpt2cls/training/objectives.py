@@ -62,9 +62,12 @@ class Objective:
 
 
 def logits(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's logits [B, C], from kept features where the batch has them."""
+    """The model's logits [B, C], from what was kept of the layers below where the batch has it."""
     if batch.features_BF is not None:
         return model.head_logits(batch.features_BF, batch.cut_share_B)  # type: ignore[operator, no-any-return]
+    if batch.hidden_BTD is not None:
+        features_BF = model.features_above(batch.hidden_BTD, batch.lengths_B, batch.block)  # type: ignore[operator]
+        return model.head_logits(features_BF, batch.cut_share_B)  # type: ignore[operator, no-any-return]
     return model(batch.tokens_BT, batch.lengths_B, batch.cut_share_B)  # type: ignore[no-any-return]
 
 

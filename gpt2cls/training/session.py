@@ -7,13 +7,13 @@ it writes lies in the job's folder, which all ranks share.
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gpt2cls.data.batches import RowSource, TokenRows
 from gpt2cls.data.encode import open_tokens
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import RequestError
@@ -25,15 +25,16 @@ from gpt2cls.training.classification import (
     Classification,
     open_classification,
     selecting_metric,
-    with_kept_features,
 )
 from gpt2cls.training.compute import Compute
 from gpt2cls.training.events import EventWriter
-from gpt2cls.training.freezing import ever_trainable, learns_only_above_pooling
+from gpt2cls.training.features import kept_features
+from gpt2cls.training.freezing import Depth, ever_trainable
 from gpt2cls.training.loop import Work, fit
 from gpt2cls.training.memory import TokenBudget
 from gpt2cls.training.optim import new_optimizer
 from gpt2cls.training.payload import RankPayload
+from gpt2cls.training.phases import Phases
 from gpt2cls.training.precision import LossScale, pick_precision
 from gpt2cls.training.ranks import Ranks
 from gpt2cls.training.saves import BEST, keep_best, load_best, resume, save
@@ -102,10 +103,16 @@ def _train(
     _announce(events, state, payload, data, num_steps, why)
     for words in notes:
         events.note(state.step, words)
-    if learns_only_above_pooling(names) and state.step < num_steps:
-        cache = (payload.cache_dir or payload.job_dir) / "features"
-        tell = partial(events.note, state.step)
-        data = with_kept_features(data, model, cache, payload.job_dir.name, tell)
+
+    def keep(rows: TokenRows, depth: Depth) -> RowSource:
+        cache_dir = (payload.cache_dir or payload.job_dir) / "features"
+        name = payload.job_dir.name
+        return kept_features(model, rows, cache_dir, data.compute, job=name, tell=tell, depth=depth)
+
+    def tell(words: str) -> None:
+        events.note(state.step, words)
+
+    phases = Phases(data, model, config.freeze, keep)
 
     def save_and_report(state: TrainState) -> None:
         events.sync()  # a checkpoint must not be ahead of the events
@@ -118,9 +125,9 @@ def _train(
         select_metric=selecting_metric(payload),
         precision=precision,
         budget=budget,
-        data_of_step=data.data_of_step,
+        data_of_step=phases.data_of_step,
         loss_sum=data.objective.loss_sum,
-        evaluate=data.evaluate,
+        evaluate=lambda _: phases.evaluate(state.step),
         report=events.write,
         save=save_and_report,
         should_stop=should_stop,
