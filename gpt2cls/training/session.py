@@ -63,7 +63,7 @@ def run_rank(
         CheckpointError: a checkpoint can be neither read nor written.
         RequestError: the settings do not fit the data.
     """
-    ranks = Ranks(rank, world, _device(payload.device, local_rank))
+    ranks = Ranks(rank, world, pick_device(payload.device, local_rank))
     if payload.threads is not None:
         torch.set_num_threads(payload.threads)
     events = EventWriter(payload.job_dir / EVENTS_FILE if ranks.is_first else None)
@@ -79,7 +79,7 @@ def _train(
     config, task, job = payload.train, Task.from_json(payload.task), payload.fingerprint
     precision, why = pick_precision(config.precision, ranks.device)
     budget = TokenBudget.for_device(ranks.device, payload.tokens_per_micro_batch)
-    model = _new_model(payload, task, ranks)
+    model = new_model(payload, task, ranks)
     names = ever_trainable(model, config.freeze, config.epochs)
     ranks.copy_from_first(list(model_tensors(model, names).values()))
     scale = LossScale(payload.initial_loss_scale) if precision == "fp16" else None
@@ -115,7 +115,7 @@ def _train(
     )
     reason = fit(state, work, config, ranks)
     if reason != "stopped":
-        keep_best(state, payload.job_dir, job, work.select_metric, ranks)
+        keep_best(state, payload.job_dir, job, work.select_metric, names, ranks)
     events.write("stop", state.step, {}, reason=reason)
     return reason
 
@@ -165,7 +165,7 @@ class StopFile:
         return self.path.exists()
 
 
-def _new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
+def new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
     if payload.train.lm_epochs:
         raise RequestError(
             f"train.lm_epochs = {payload.train.lm_epochs}: language-model fine-tuning is not in "
@@ -183,7 +183,7 @@ def _new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
     return model.to(ranks.device)
 
 
-def _device(setting: str, local_rank: int) -> torch.device:
+def pick_device(setting: str, local_rank: int) -> torch.device:
     use_gpu = torch.cuda.is_available() if setting == "auto" else setting == "cuda"
     if not use_gpu:
         return torch.device("cpu")
