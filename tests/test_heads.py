@@ -147,9 +147,8 @@ def test_a_head_that_diverges_fails_alone_and_as_it_would_have_by_itself(member)
     with pytest.raises(NonFiniteLoss) as error:
         run_rank(member("alone", **diverging, weight_decay=10.0))
     assert str(error.value) == str(failed.error)
-    for outcome, settings in zip(
-        [one, *others], [{"lr": 0.02}, {"lr": 0.03, "seed": 2}, {"lr": 0.04, "dropout": 0.5}]
-    ):
+    settings_of = ({"lr": 0.02}, {"lr": 0.03, "seed": 2}, {"lr": 0.04, "dropout": 0.5})
+    for outcome, settings in zip([one, *others], settings_of, strict=True):
         assert outcome.reason == "finished"
         alone = member(f"alone-{outcome.job_dir.name}", **settings)
         run_rank(alone)

@@ -25,7 +25,7 @@ class _Settings:
     """What each head has of its own; the first axis is always N."""
 
     dropout_level_N11: Tensor
-    """int16: bits below it drop a number."""
+    """Bits below it drop a number."""
     dropout_scale_N11: Tensor
     temperature_N1: Tensor
     fixed_smoothing_N1: Tensor
@@ -67,7 +67,7 @@ class HeadStack:
         device: torch.device,
     ) -> _Settings:
         C = self.num_classes
-        levels = [head.dropout.level for head in heads]
+        dropouts = [head.dropout for head in heads]
 
         def column(values: Sequence[float], *shape: int) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device).view(-1, *shape)
@@ -75,10 +75,8 @@ class HeadStack:
         decay_NP = torch.zeros_like(self.weights_NP)
         decay_NP[:, : C * self.num_features] = column([c.weight_decay for c in configs], 1)
         return _Settings(
-            dropout_level_N11=torch.tensor(
-                [level - DROPOUT_STEPS // 2 for level in levels], dtype=torch.int16, device=device
-            ).view(-1, 1, 1),
-            dropout_scale_N11=column([DROPOUT_STEPS / (DROPOUT_STEPS - n) for n in levels], 1, 1),
+            dropout_level_N11=column([d.level - DROPOUT_STEPS // 2 for d in dropouts], 1, 1),
+            dropout_scale_N11=column([d.scale for d in dropouts], 1, 1),
             temperature_N1=column([head.temperature for head in heads], 1),
             fixed_smoothing_N1=column([head.fixed_smoothing for head in heads], 1),
             learns_smoothing_N1=column([head.smoothing is not None for head in heads], 1) > 0,
@@ -134,8 +132,8 @@ class HeadStack:
 
     def dropped(self, features_NBF: Tensor, bits_NBF: Tensor) -> Tensor:
         """The features after dropout; `bits_NBF` are those that each head would draw alone."""
-        kept_NBF = features_NBF * (bits_NBF >= self.settings.dropout_level_N11)
-        return kept_NBF.mul_(self.settings.dropout_scale_N11)
+        mask_NBF = bits_NBF.float().ge_(self.settings.dropout_level_N11)
+        return mask_NBF.mul_(self.settings.dropout_scale_N11).mul_(features_NBF)
 
     def logits(self, features_NBF: Tensor, cut_share_NB: Tensor) -> Tensor:
         """Logits [N, B, C] of rows that each head has of its own."""

@@ -22,7 +22,7 @@ from gpt2cls.data.batches import BatchPlan, FeatureRows, Rows
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import NonFiniteLoss, RequestError
 from gpt2cls.model.classifier import Classifier, with_new_head
-from gpt2cls.model.head import LinearHead, random_bits
+from gpt2cls.model.head import LinearHead, bits_of, draw_words
 from gpt2cls.training.classification import (
     Classification,
     check_metric,
@@ -130,7 +130,9 @@ def run_heads(
         for member in members:
             _announce(member, len(members), model, why)
         cache = (first.cache_dir or first.job_dir) / "features"
-        kept = with_kept_features(data, model, cache, first.job_dir.name, partial(members[0].events.note, 0))
+        kept = with_kept_features(
+            data, model, cache, first.job_dir.name, partial(members[0].events.note, 0)
+        )
         _Group(members, kept).train(should_stop or (lambda: False))
     finally:
         for member in members:
@@ -345,15 +347,18 @@ class _Group:
 
     def _features(self, rows_SB: Rows) -> Tensor:
         """What the heads read [N, B, F]: the vectors of their rows, after dropout."""
-        features_SBF = self._tensor(self.features_RF[rows_SB])
+        features_SBF = self._tensor(self.features_RF.take(rows_SB, axis=0))
         features_NBF = self._of_each(features_SBF)
         if not self.stack.any_dropout:
             return features_NBF
-        bits = []
-        for seed, _ in self.plans:
+        shape = features_SBF.shape[1:]
+        words_SW = torch.empty(
+            len(self.plans), -(-shape.numel() // 4), dtype=torch.int64, device=self.device
+        )
+        for words_W, (seed, _) in zip(words_SW.unbind(), self.plans, strict=True):
             seed_draws(seed_of_step(seed, self.step, 0), self.device)
-            bits.append(random_bits(features_SBF.shape[1:], self.device))
-        return self.stack.dropped(features_NBF, self._of_each(torch.stack(bits)))
+            draw_words(words_W)
+        return self.stack.dropped(features_NBF, self._of_each(bits_of(words_SW, shape)))
 
     def _of_each(self, values_SBF: Tensor) -> Tensor:
         if len(self.plans) == 1:

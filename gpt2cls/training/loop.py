@@ -144,7 +144,9 @@ def _step_and_report(
 
 def optimizer_step(state: TrainState, work: Work, config: TrainConfig, ranks: Ranks) -> StepResult:
     """One update from the global batch of `state.step`, which stays as it is."""
-    parameters = [p for p in state.model.parameters() if p.requires_grad]
+    # Not those of the model: to walk through a frozen backbone takes longer than a head's step.
+    groups = state.optimizer.param_groups
+    parameters = [p for group in groups for p in group["params"] if p.requires_grad]
     stop = float(work.should_stop())
     loss, num_tokens = halve_until_it_fits(
         work.budget, lambda tokens: _backward(state, work, config.seed, ranks, tokens)

@@ -113,7 +113,9 @@ def keep_best(
         folder = checkpoint_path(job_dir / CHECKPOINTS, best.step)
         load_model_tensors(state.model, read_whole(folder).tensors("model"))
     if ranks.is_first:
-        write_best(job_dir, model_tensors(state.model, names), fingerprint, metric, best, state.step)
+        write_best(
+            job_dir, model_tensors(state.model, names), fingerprint, metric, best, state.step
+        )
     ranks.total(0)  # it is there when any rank returns
 
 
