@@ -50,7 +50,8 @@ def draw_words(words: Tensor) -> Tensor:
 
 def bits_of(words: Tensor, shape: torch.Size) -> Tensor:
     """The last axis of words as int16 of this shape."""
-    return words.view(torch.int16)[..., : shape.numel()].unflatten(-1, shape)
+    bits = words.view(torch.int16)[..., : shape.numel()]
+    return bits.view(*words.shape[:-1], *shape)
 
 
 class LinearHead(nn.Module):

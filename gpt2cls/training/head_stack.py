@@ -123,7 +123,7 @@ class HeadStack:
     def load_into(self, head: LinearHead, weights_P: Tensor) -> None:
         """Give `head` the weights of a row."""
         sizes = [self._num_linear_weights, self.num_classes, 1]
-        weight, bias, smoothing = weights_P.split(sizes)
+        weight, bias, smoothing = torch.split(weights_P, sizes)
         with torch.no_grad():
             head.linear.weight.copy_(weight.view_as(head.linear.weight))
             head.linear.bias.copy_(bias)

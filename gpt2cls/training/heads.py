@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2cls.data.batches import BatchPlan, FeatureRows, Rows
@@ -367,7 +369,7 @@ class _Group:
             return values_SBF
         return values_SBF[self.index_N]
 
-    def _tensor(self, values: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    def _tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.device)
 
     def _labels(self, rows_NB: Rows) -> Tensor:
