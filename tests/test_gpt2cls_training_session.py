@@ -203,7 +203,7 @@ def test_head_only_reads_the_texts_once_and_keeps_only_the_head_in_checkpoints(d
     checkpoint = read_whole(tmp_path / "checkpoints" / "step-00000070")
     assert set(checkpoint.tensors("model")) == {"head.linear.weight", "head.linear.bias"}
     best = read_whole(tmp_path / "best")
-    assert len(best.tensors("model")) > 10
+    assert set(best.tensors("model")) == {"head.linear.weight", "head.linear.bias"}
     assert best.state["metrics"]["accuracy"] > 0.9
 
 

@@ -16,6 +16,9 @@ from gpt2cls.model.gpt2 import GPT2Backbone
 from gpt2cls.model.head import LinearHead, build_head
 from gpt2cls.model.pooling import Pooling
 
+_HEAD = 0x68656164
+"""Keeps the head from being drawn with the very numbers that a new backbone begins with."""
+
 
 class Classifier(nn.Module):
     """Tokens to logits."""
@@ -83,9 +86,14 @@ def build_classifier(
             max_length=max_length,
             base_dir=base_dir,
         )
-        return with_new_head(backbone, config, task)
+        return with_new_head(backbone, config, task, seed)
 
 
-def with_new_head(backbone: Backbone, config: ModelConfig, task: Task) -> Classifier:
+def with_new_head(backbone: Backbone, config: ModelConfig, task: Task, seed: int = 0) -> Classifier:
+    """The backbone with pooling and head drawn from `seed` alone; moves torch's generator.
+
+    What the backbone drew before does not matter, so that many heads can be made for one.
+    """
+    torch.default_generator.manual_seed(seed ^ _HEAD)
     pooling = Pooling(config.pooling, width=backbone.width, heads=config.heads)
     return Classifier(backbone, pooling, build_head(config, task, pooling.width))

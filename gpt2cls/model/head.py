@@ -10,6 +10,21 @@ from torch import Tensor, nn
 from gpt2cls.config import ModelConfig
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import ModelError
+from gpt2cls.model.kernels import keep_mask
+
+
+class HeadDropout(nn.Module):
+    """Dropout whose mask is a function of the generator's seed and the shape alone.
+
+    So heads that train together can draw what each would draw by itself.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x_BF: Tensor) -> Tensor:
+        return x_BF * keep_mask(x_BF, self.p) if self.training and self.p else x_BF
 
 
 class LinearHead(nn.Module):
@@ -20,7 +35,7 @@ class LinearHead(nn.Module):
         self.is_multi_label = task.kind == "multi_label"
         self.temperature = config.temperature
         self.prob_floor = _checked_floor(config.prob_floor, self._num_outcomes(len(task.labels)))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = HeadDropout(config.dropout)
         self.linear = nn.Linear(num_features, len(task.labels))
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)

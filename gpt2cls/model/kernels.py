@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 BLOCK = 128
 """Queries that attention handles at once: what lies to the right of a block is never computed."""
+DROP_LEVELS = 2**16
 _CUBIC = 0.044715
 _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
 
@@ -24,15 +25,31 @@ _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
 def keep_mask(like: Tensor, drop: float) -> Tensor:
     """1 / (1 - drop) where an element is kept and 0 where not, in the type and shape of `like`.
 
-    16 random bits decide an element, so `drop` is rounded to a multiple of 2 ** -16, and the
-    scale with it. PyTorch's own mask takes 53 bits and eight times as long.
+    16 random bits of the device's global generator decide an element, so `drop` is rounded to a
+    multiple of 2 ** -16, and the scale with it. PyTorch's own mask takes 53 bits and eight times
+    as long.
     """
-    num_dropped = min(round(drop * 2**16), 2**16 - 1)
-    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    bits = words.view(torch.int16)[: like.numel()].view(like.shape)
-    mask = torch.empty(like.shape, dtype=like.dtype)
-    torch.ge(bits, num_dropped - 2**15, out=mask)
-    return mask.mul_(2**16 / (2**16 - num_dropped))
+    level = drop_level(drop)
+    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
+    mask = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+    torch.ge(bits_of(draw_words(words), like.shape), level - DROP_LEVELS // 2, out=mask)
+    return mask.mul_(DROP_LEVELS / (DROP_LEVELS - level))
+
+
+def drop_level(drop: float) -> int:
+    """How many of the `DROP_LEVELS` values of 16 bits drop an element."""
+    return min(round(drop * DROP_LEVELS), DROP_LEVELS - 1)
+
+
+def draw_words(words: Tensor) -> Tensor:
+    """Fill an int64 tensor with random bits, from the global generator of its device."""
+    return words.random_(-(2**63), None)
+
+
+def bits_of(words: Tensor, shape: torch.Size) -> Tensor:
+    """The last axis of words as int16 of this shape."""
+    bits = words.view(torch.int16)[..., : shape.numel()]
+    return bits.view(*words.shape[:-1], *shape)
 
 
 class _Dropped(torch.autograd.Function):

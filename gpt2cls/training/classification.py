@@ -1,6 +1,7 @@
 """Classification as the loop sees it: the batches of a step, their loss, an evaluation."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from gpt2cls.config import TrainConfig
 from gpt2cls.data.batches import BatchPlan, RowSource, TokenRows, Tokens, label_tensor, shard
 from gpt2cls.data.encode import open_tokens
 from gpt2cls.data.tasks import Task
@@ -43,16 +45,25 @@ class Classification:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The loss and quick metrics of the validation rows; the same on every rank."""
-        labels = self.validation_labels
-        num_classes = len(self.task.labels)
         logits_NC = logits_of_rows(
-            model, self.validation, self.validation_lengths, num_classes, self.compute
+            model,
+            self.validation,
+            self.validation_lengths,
+            len(self.task.labels),
+            self.compute,
         )
+        return self.measure(logits_NC, model.probabilities)  # type: ignore[arg-type]
+
+    def measure(
+        self, logits_NC: torch.Tensor, probabilities: Callable[[torch.Tensor], torch.Tensor]
+    ) -> dict[str, float]:
+        """The loss and quick metrics of logits of the validation rows."""
+        labels = self.validation_labels
         if not bool(logits_NC.isfinite().all()):
             return {"loss": math.nan}  # never the best
         with torch.no_grad():
             loss = self.objective.loss_of_logits(logits_NC, label_tensor(labels))
-            probs_NC: torch.Tensor = model.probabilities(logits_NC)  # type: ignore[operator]
+            probs_NC = probabilities(logits_NC)
         metrics = {"loss": float(loss) / self.objective.normaliser(labels)}
         return metrics | quick_metrics(probs_NC.numpy(), labels, self.task)
 
@@ -65,12 +76,11 @@ def open_classification(payload: RankPayload, task: Task, compute: Compute) -> C
     """
     train = _rows(payload, payload.train_tokens, payload.train_labels, compute)
     validation = _rows(payload, payload.validation_tokens, payload.validation_labels, compute)
-    check_metric(selecting_metric(payload), validation.labels, task)
     config = payload.train
-    weights = class_weights(config.class_weights, train.labels, task.labels)
+    check_metric(selecting_metric(payload), validation.labels, task)
     return Classification(
         task=task,
-        objective=Objective(task.kind == "multi_label", weights, config.label_smoothing),
+        objective=new_objective(config, train.labels, task),
         plan=BatchPlan(train.data.lengths, config.batch_size, config.seed),
         train=train,
         train_labels=train.labels,
@@ -79,6 +89,11 @@ def open_classification(payload: RankPayload, task: Task, compute: Compute) -> C
         validation_labels=validation.labels,
         compute=compute,
     )
+
+
+def new_objective(config: TrainConfig, train_labels: NDArray[Any], task: Task) -> Objective:
+    weights = class_weights(config.class_weights, train_labels, task.labels)
+    return Objective(task.kind == "multi_label", weights, config.label_smoothing)
 
 
 def _rows(payload: RankPayload, tokens: Path, labels: Path, compute: Compute) -> TokenRows:

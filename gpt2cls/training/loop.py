@@ -144,7 +144,9 @@ def _step_and_report(
 
 def optimizer_step(state: TrainState, work: Work, config: TrainConfig, ranks: Ranks) -> StepResult:
     """One update from the global batch of `state.step`, which stays as it is."""
-    parameters = [p for p in state.model.parameters() if p.requires_grad]
+    # Not those of the model: to walk through a frozen backbone takes longer than a head's step.
+    groups = state.optimizer.param_groups
+    parameters = [p for group in groups for p in group["params"] if p.requires_grad]
     stop = float(work.should_stop())
     loss, num_tokens = halve_until_it_fits(
         work.budget, lambda tokens: _backward(state, work, config.seed, ranks, tokens)
@@ -171,7 +173,7 @@ def _backward(
 ) -> tuple[Tensor, int]:
     """Leave this rank's gradients in the parameters; give its part of the loss, and its tokens."""
     state.optimizer.zero_grad(set_to_none=True)  # of an attempt that did not fit
-    torch.manual_seed(seed_of_step(seed, state.step, ranks.rank))
+    seed_draws(seed_of_step(seed, state.step, ranks.rank), ranks.device)
     data = work.data_of_step(state.step, token_budget)
     scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
     loss_sum = torch.zeros((), device=ranks.device)
@@ -187,6 +189,17 @@ def seed_of_step(seed: int, step: int, rank: int) -> int:
     """Seeds that are unlike for neighbouring steps and ranks, and need nothing remembered."""
     digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seed torch's global generator of `device` only: `torch.manual_seed` takes 0.3 ms.
+
+    (It notes for every kind of GPU where it was called from, also where there is none.)
+    """
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def exchange_gradients(parameters: list[nn.Parameter], sums: Tensor, ranks: Ranks) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gpt2cls.errors import CheckpointError
 from gpt2cls.model.vocabulary import restore_all_rows
@@ -18,6 +18,7 @@ from gpt2cls.training.checkpoint import (
 )
 from gpt2cls.training.ranks import Ranks
 from gpt2cls.training.state import (
+    Best,
     TrainState,
     load_model_tensors,
     load_optimizer_tensors,
@@ -96,27 +97,52 @@ def save(state: TrainState, job_dir: Path, fingerprint: str, names: set[str], ra
 
 
 def keep_best(
-    state: TrainState, job_dir: Path, fingerprint: str, metric: str, ranks: Ranks
+    state: TrainState,
+    job_dir: Path,
+    fingerprint: str,
+    metric: str,
+    names: set[str],
+    ranks: Ranks,
 ) -> None:
-    """Put the best weights back into the model, and all weights into `<job_dir>/best`."""
+    """Put the best weights back into the model, and those in `names` into `<job_dir>/best`.
+
+    Weights that never learn are built again from where they came from, as with checkpoints: the
+    best head on a frozen backbone takes kilobytes, not the half gigabyte of GPT-2.
+    """
     best = state.best
     if best is not None and best.step != state.step:
         folder = checkpoint_path(job_dir / CHECKPOINTS, best.step)
         load_model_tensors(state.model, read_whole(folder).tensors("model"))
     restore_all_rows(state.model)
     if ranks.is_first:
-        record = {
-            "job": fingerprint,
-            "step": best.step if best else state.step,
-            "metrics": best.metrics if best else {},
-            "select_metric": metric,
-        }
-        write_whole(job_dir / BEST, {"model": model_tensors(state.model)}, record)
+        write_best(
+            job_dir, model_tensors(state.model, names), fingerprint, metric, best, state.step
+        )
     ranks.total(0)  # it is there when any rank returns
+
+
+def write_best(
+    job_dir: Path,
+    tensors: dict[str, Tensor],
+    fingerprint: str,
+    metric: str,
+    best: Best | None,
+    step: int,
+) -> None:
+    """Make `<job_dir>/best`; without a best evaluation it is said to be of `step`."""
+    record = {
+        "job": fingerprint,
+        "step": best.step if best else step,
+        "metrics": best.metrics if best else {},
+        "select_metric": metric,
+    }
+    write_whole(job_dir / BEST, {"model": tensors}, record)
 
 
 def load_best(job_dir: Path, model: nn.Module) -> dict[str, Any]:
     """Give `model` the best weights of a finished job; what `best/state.json` says of them.
+
+    What never learned is not among them: build `model` with the settings and seed of the job.
 
     Raises:
         CheckpointError: the weights are missing, damaged, or of another model.

@@ -70,7 +70,7 @@ def run_rank(
         CheckpointError: a checkpoint can be neither read nor written.
         RequestError: the settings do not fit the data.
     """
-    ranks = Ranks(rank, world, _device(payload.device, local_rank))
+    ranks = Ranks(rank, world, pick_device(payload.device, local_rank))
     keep_freed_memory()
     if payload.threads is not None:
         torch.set_num_threads(payload.threads)
@@ -86,7 +86,7 @@ def _train(
 ) -> str:
     config, task, job = payload.train, Task.from_json(payload.task), payload.fingerprint
     precision, why = pick_precision(config.precision, ranks.device)
-    model = _new_model(payload, task, ranks)
+    model = new_model(payload, task, ranks)
     budget = TokenBudget.for_device(
         ranks.device, model.backbone.width, payload.tokens_per_micro_batch
     )
@@ -134,7 +134,7 @@ def _train(
     )
     reason = fit(state, work, config, ranks)
     if reason != "stopped":
-        keep_best(state, payload.job_dir, job, work.select_metric, ranks)
+        keep_best(state, payload.job_dir, job, work.select_metric, names, ranks)
     events.write("stop", state.step, {}, reason=reason)
     return reason
 
@@ -184,7 +184,7 @@ class StopFile:
         return self.path.exists()
 
 
-def _new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
+def new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
     if payload.train.lm_epochs:
         raise RequestError(
             f"train.lm_epochs = {payload.train.lm_epochs}: language-model fine-tuning is not in "
@@ -209,7 +209,7 @@ def _used_tokens(payload: RankPayload) -> NDArray[np.int64]:
     return used_tokens(splits, payload.vocab_size, payload.pad_id)
 
 
-def _device(setting: str, local_rank: int) -> torch.device:
+def pick_device(setting: str, local_rank: int) -> torch.device:
     use_gpu = torch.cuda.is_available() if setting == "auto" else setting == "cuda"
     if not use_gpu:
         return torch.device("cpu")

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,16 @@ def is_better(metric: str, value: float, log_loss: float, best: Best | None) -> 
     return gain > 0 or (gain == 0 and log_loss < best.log_loss)
 
 
-def note_evaluation(state: TrainState, metric: str, metrics: dict[str, float]) -> bool:
+class Evaluated(Protocol):
+    """What has a best evaluation: the state of one run, or a head among many."""
+
+    step: int
+    evaluated_step: int
+    best: Best | None
+    evaluations_without_gain: int
+
+
+def note_evaluation(state: Evaluated, metric: str, metrics: dict[str, float]) -> bool:
     """Remember an evaluation of the present step; True if it is the best so far."""
     state.evaluated_step = state.step
     value, log_loss = metrics.get(metric, math.nan), metrics.get("log_loss", math.nan)
