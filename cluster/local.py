@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +83,9 @@ class RayPlace:
             except subprocess.TimeoutExpired:
                 at_once = True
         if at_once:
-            self.head.kill()  # and the kernel what it has started
-            self.head.wait()
+            _kill_with_family(self.head)
+        if self.head.stdin is not None:
+            self.head.stdin.close()
         shutil.rmtree(self.temp_dir, ignore_errors=True)
         self.head = None
 
@@ -150,6 +151,20 @@ def _start_head(temp_dir: Path, num_cpus: int, num_gpus: int) -> subprocess.Pope
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,  # Ctrl-C is for this process; the head hears of it from here
         )
+
+
+def _kill_with_family(head: subprocess.Popen[bytes]) -> None:
+    import psutil
+
+    try:
+        family = psutil.Process(head.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    head.kill()  # and the kernel what it started itself, but not the workers, who take seconds
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait()
 
 
 def _last_line(temp_dir: Path) -> str:
