@@ -29,6 +29,9 @@ from typing import Any
 
 import psutil
 
+from cluster.home import Home
+from cluster.tracking_server import ensure_server, stop_server, wait_ready
+
 STAGES = ("accepted", "tokens", "ranks", "step")
 _PATIENCE_S = 180.0
 
@@ -74,7 +77,7 @@ def main() -> None:
                     measured = bench.run(row, source)
                     runs.append({"row": row.name, "source": str(source), **measured})
                     print(json.dumps(runs[-1]), flush=True)
-        bench.command(options.source[0], "cluster", "down")
+        stop_server(Home(bench.home))
     options.out.with_suffix(".json").write_text(json.dumps(runs, indent=1))
     options.out.with_suffix(".md").write_text(table(runs))
     print(table(runs))
@@ -91,18 +94,12 @@ class Bench:
         own = {"GPT2CLS_HOME": str(self.home), "PYTHONPATH": str(source.resolve())}
         return kept | own | more
 
-    def command(self, source: Path, *words: str) -> None:
-        subprocess.run(
-            [sys.executable, "-m", "jobs", *words],
-            env=self.environment(source),
-            cwd=self.folder,
-            capture_output=True,
-            check=True,
-        )
-
     def run(self, row: Row, source: Path) -> dict[str, Any]:
         """Run a job to its first step, and end it."""
-        self.command(source, *(("models",) if row.mlflow_up else ("cluster", "down")))
+        if row.mlflow_up:
+            wait_ready(Home(self.home), ensure_server(Home(self.home)))
+        else:
+            stop_server(Home(self.home))
         if row.empty_cache:
             shutil.rmtree(self.home / "cache", ignore_errors=True)
         job = self.folder / "job.yaml"

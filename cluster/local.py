@@ -176,8 +176,10 @@ def _last_line(temp_dir: Path) -> str:
 
 
 def _private_dir(state_dir: Path) -> Path:
-    """A folder for the sockets and logs of one session, short enough for Unix sockets."""
-    if len(str(state_dir / "ray-12345678")) <= _MAX_TEMP_DIR:
-        state_dir.mkdir(parents=True, exist_ok=True)
+    """A folder for the sockets and logs of one session, short enough for Unix sockets.
+
+    A state folder that is not there yet is not made for it: the job may still be refused.
+    """
+    if state_dir.is_dir() and len(str(state_dir / "ray-12345678")) <= _MAX_TEMP_DIR:
         return Path(tempfile.mkdtemp(prefix="ray-", dir=state_dir))
     return Path(tempfile.mkdtemp(prefix="gpt2cls-ray-"))

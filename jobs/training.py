@@ -78,7 +78,8 @@ def _in_this_process(payload: RankPayload) -> None:
 
 
 def _under_ray(payload: RankPayload, cluster: ClusterConfig, ray: RayPlace) -> None:
-    with ray_session(ray):
+    # Ray puts its own handlers in place of ours; hence once more, within its session.
+    with ray_session(ray), stop_on_signal(payload.job_dir / STOP_FILE):
         from jobs.rank import train_on_ray
 
         # Not in the main thread: there Ray Train would replace our signal handlers.
