@@ -62,10 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--source", type=Path, nargs="+", default=[Path(__file__).parent.parent])
-    parser.add_argument("--row", nargs="*", help="only rows whose name begins so")
+    parser.add_argument("--row", nargs="*", help="only these rows")
     parser.add_argument("--out", type=Path, default=Path("startup"))
     options = parser.parse_args()
-    rows = [r for r in ROWS if not options.row or r.name.startswith(tuple(options.row))]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
+    rows = [r for r in ROWS if not options.row or r.name in options.row]
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="su") as folder:
         bench = Bench(Path(folder))
@@ -108,7 +109,7 @@ class Bench:
             return self._first_step(job, self.environment(source))
         environment = self.environment(source, RAY_USAGE_STATS_ENABLED="0")
         ray = [str(Path(sys.executable).with_name("ray"))]
-        flags = ["--head", "--node-ip-address=127.0.0.2", "--port=26379", "--num-cpus=2"]
+        flags = ["--head", "--port=26379", "--num-cpus=2"]
         flags += ["--include-dashboard=false", "--disable-usage-stats"]
         with tempfile.TemporaryDirectory(prefix="su") as temp:
             flags.append(f"--temp-dir={temp}")
@@ -121,7 +122,7 @@ class Bench:
             ) as head:
                 time.sleep(12)  # up, and idle again
                 try:
-                    more = {"RAY_ADDRESS": "127.0.0.2:26379", "RAY_AUTH_MODE": "disabled"}
+                    more = {"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "disabled"}
                     return self._first_step(job, environment | more)
                 finally:
                     family = psutil.Process(head.pid).children(recursive=True)
