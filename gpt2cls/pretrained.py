@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from gpt2cls.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -107,7 +109,7 @@ def tensor_names(file: Path) -> list[str]:
         return list(tensors.keys())
 
 
-def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def read_tensors(file: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
     """Every tensor of the file, one at a time, as a copy that no longer needs the file."""
     with _opened(file) as tensors:
         for name in tensors.keys():  # noqa: SIM118 - it is no mapping

@@ -37,11 +37,14 @@ def _run(
     if isinstance(job, FinetuneJob):
         refuse_if_unwritable(surroundings.home)
 
-        from jobs.finetune import run_finetune
+        from jobs.training import ray_for
 
-        document = run_finetune(
-            file.text, job, base_dir=base_dir, surroundings=surroundings, console=say
-        )
+        with ray_for(job.cluster, surroundings) as ray:  # comes up while the rest is imported
+            from jobs.finetune import run_finetune
+
+            document = run_finetune(
+                file.text, job, base_dir=base_dir, surroundings=surroundings, console=say, ray=ray
+            )
         return document, show_end
     if isinstance(job, EvaluateJob):
         refuse_early(job.model, base_dir)

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from cluster.home import Surroundings
-from cluster.tracking_server import ensure_server
+from cluster.local import RayPlace
 from gpt2cls.data.check import check
 from gpt2cls.data.encode import encode_split, open_tokens
 from gpt2cls.data.prepare import Prepared, prepare
@@ -27,18 +27,15 @@ from gpt2cls.training.payload import RankPayload
 from jobs.data_tables import report_tables
 from jobs.errors import JobFailed, JobStopped
 from jobs.joblog import JobLog
-from jobs.outcome import measure
-from jobs.page import write_report
 from jobs.plan import num_cores, threads_per_worker
 from jobs.provenance import run_tags
-from jobs.publish import publish
 from jobs.record import Record, run_page
 from jobs.spec import FinetuneJob, dump
 from jobs.spool import write_json
 from jobs.states import State
 from jobs.store import Store
 from jobs.tables import metrics_table
-from jobs.training import train
+from jobs.training import ray_for, train
 
 JOB_FILE = "job.yaml"
 RESOLVED_FILE = "resolved.json"
@@ -67,6 +64,7 @@ def run_finetune(
     base_dir: Path,
     surroundings: Surroundings,
     console: Console,
+    ray: RayPlace | None,
 ) -> dict[str, Any]:
     """Run a job to its end; the document of `gpt2cls run --json`.
 
@@ -86,7 +84,7 @@ def run_finetune(
     write_json(job_dir / RESOLVED_FILE, dump(job))
     write_json(job_dir / ORIGIN_FILE, {"base_dir": str(base_dir)})
     store.start(job_id)
-    attempt = Attempt(job_id, job, base_dir, surroundings, store, console, watch)
+    attempt = Attempt(job_id, job, base_dir, surroundings, store, console, ray, watch)
     return attempt.run(prepared, tokenizer)
 
 
@@ -102,8 +100,10 @@ def resume_finetune(job_id: str, surroundings: Surroundings, console: Console) -
     job_dir = surroundings.home.job_dir(row.id)
     base_dir = Path(json.loads((job_dir / ORIGIN_FILE).read_text())["base_dir"])
     store.start(row.id, by_resume=True)
-    attempt = Attempt(row.id, job, base_dir, surroundings, store, console, Stopwatch())
-    return attempt.run()
+    with ray_for(job.cluster, surroundings) as ray:
+        watch = Stopwatch()
+        attempt = Attempt(row.id, job, base_dir, surroundings, store, console, ray, watch)
+        return attempt.run()
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ class Attempt:
     surroundings: Surroundings
     store: Store
     console: Console
+    ray: RayPlace | None
     watch: Stopwatch
 
     @property
@@ -147,14 +148,13 @@ class Attempt:
         return document | {"run_id": record.run_id, "status": "FINISHED", "run_page": page}
 
     def _open_record(self, log: JobLog) -> Record:
-        if self.surroundings.tracking_uri is None:
-            ensure_server(self.surroundings.home)  # comes up while the data is read
         record = Record(
             self.dir,
             self.surroundings,
             job_id=self.job_id,
             experiment=self.job.name,
             log=log.say,
+            starts_server=self.surroundings.tracking_uri is None,
         )
         record.params(_flat(dump(self.job)))
         record.tags(run_tags())
@@ -181,7 +181,12 @@ class Attempt:
         record.tags({"gpt2cls.data_fingerprint": prepared.fingerprint})
         record.artifact(self.dir / "data_report.json")
         with watch.stage("train"):
-            train(payload, self.job.cluster, self.surroundings, log)
+            train(payload, self.job.cluster, self.ray, log)
+        # What measures and registers is imported now: nobody waits for a first step any more.
+        from jobs.outcome import measure
+        from jobs.page import write_report
+        from jobs.publish import publish
+
         with watch.stage("test"):
             outcome = measure(prepared, tokenizer, payload, self.job, self.dir)
         rows = f"{outcome.table['rows']:,} {outcome.split} rows"

@@ -21,6 +21,7 @@ from jobs.usage import Usage
 _EVERY_S = 1.0
 _LONGEST_PAUSE_S = 15.0
 _SAMPLE_EVERY_S = 10.0
+_SERVER_LATEST_S = 15.0  # a long preparation is to be seen in MLflow, too
 _START_UP_S = 60.0  # a server on its way up is nothing to report
 
 
@@ -28,7 +29,9 @@ class Record:
     """The one MLflow run of a job, however many processes worked on it one after another.
 
     Only one process has a job's record open (the owner of the job); the methods may be called
-    from any of its threads and return at once, except `wait_run_id` and `finish`.
+    from any of its threads and return at once, except `wait_run_id` and `finish`. With
+    `starts_server` the embedded server is started, but not before the first step is made: its
+    imports would take a core from the start of training.
     """
 
     def __init__(
@@ -41,10 +44,12 @@ class Record:
         run_name: str | None = None,
         log: Callable[[str], None] = lambda text: None,
         with_usage: bool = True,
+        starts_server: bool = False,
     ) -> None:
         self._spool = Spool(job_dir)
         self._surroundings = surroundings
         self._log = log
+        self._server_due_s = time.monotonic() + _SERVER_LATEST_S if starts_server else None
         is_resumed = self._spool.path.exists()
         if not self._spool.head():
             self._spool.set_head(
@@ -143,6 +148,7 @@ class Record:
                 next_sample = time.monotonic() + _SAMPLE_EVERY_S
                 self._sample()
             try:
+                self._start_server_when_due()
                 if self._lock.take():
                     self._delivery.run()
                 self._is_away, self._is_behind, pause_s = False, False, _EVERY_S
@@ -158,6 +164,12 @@ class Record:
             self._told.set()
         self._lock.release()
 
+    def _start_server_when_due(self) -> None:
+        due_s = self._server_due_s
+        if due_s is not None and (time.monotonic() >= due_s or _has_step(self._spool.events_path)):
+            self._server_due_s = None
+            ensure_server(self._surroundings.home)
+
     def _sample(self) -> None:
         assert self._usage is not None, "asked for only with usage"
         seconds = (now_ms() - int(self._spool.head()["start_ms"])) // 1000
@@ -167,6 +179,10 @@ class Record:
         for note in self._delivery.notes[self._num_notes :]:
             self._log(f"record: {note}")
         self._num_notes = len(self._delivery.notes)
+
+
+def _has_step(events: Path) -> bool:
+    return events.exists() and b'"kind": "step"' in events.read_bytes()
 
 
 class _Backlog:

@@ -6,15 +6,15 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from cluster.home import Surroundings
+from cluster.local import RayPlace, ray_ahead, ray_session
 from gpt2cls.errors import CheckpointError, NonFiniteLoss
-from gpt2cls.training.payload import RankPayload
-from gpt2cls.training.session import EVENTS_FILE, STOP_FILE, run_rank
+from gpt2cls.training.payload import EVENTS_FILE, STOP_FILE, RankPayload
 from jobs.errors import JobFailed, JobStopped
 from jobs.joblog import JobLog
 from jobs.plan import num_cores
@@ -30,9 +30,22 @@ def cpus_per_worker(cluster: ClusterConfig) -> float:
     return cluster.cpus_per_worker or num_cores() / cluster.max_workers
 
 
-def train(
-    payload: RankPayload, cluster: ClusterConfig, surroundings: Surroundings, log: JobLog
-) -> None:
+def ray_for(
+    cluster: ClusterConfig, surroundings: Surroundings
+) -> AbstractContextManager[RayPlace | None]:
+    """Ray, started in the background where the job will need it; it is ended with the context."""
+    if cluster.workers == 1:
+        return nullcontext()
+    cpus, ranks = cpus_per_worker(cluster), cluster.max_workers
+    return ray_ahead(
+        address=surroundings.ray_address,
+        num_cpus=max(num_cores(), math.ceil(cpus * ranks)),
+        num_gpus=cluster.gpus_per_worker * ranks,
+        state_dir=surroundings.home.root,
+    )
+
+
+def train(payload: RankPayload, cluster: ClusterConfig, ray: RayPlace | None, log: JobLog) -> None:
     """Train to the end, showing progress.
 
     Raises:
@@ -44,10 +57,10 @@ def train(
         (job_dir / left_over).unlink(missing_ok=True)
     events, attempts = job_dir / EVENTS_FILE, job_dir / ATTEMPTS_FILE
     with stop_on_signal(job_dir / STOP_FILE), shown(events, attempts, log):
-        if cluster.workers == 1:
+        if ray is None:
             _in_this_process(payload)
         else:
-            _under_ray(payload, cluster, surroundings)
+            _under_ray(payload, cluster, ray)
     end = last_event(events, "stop")
     if end is None:
         raise JobFailed(f"training ended without saying how; see {log.path}")
@@ -56,22 +69,17 @@ def train(
 
 
 def _in_this_process(payload: RankPayload) -> None:
+    from gpt2cls.training.session import run_rank  # torch, which a driver of others does not need
+
     try:
         run_rank(payload, rank=0, world=1)
     except (NonFiniteLoss, CheckpointError) as error:
         raise JobFailed(str(error)) from error
 
 
-def _under_ray(payload: RankPayload, cluster: ClusterConfig, surroundings: Surroundings) -> None:
-    from cluster.local import ray_session
-
-    cpus, ranks = cpus_per_worker(cluster), cluster.max_workers
-    with ray_session(
-        address=surroundings.ray_address,
-        num_cpus=max(num_cores(), math.ceil(cpus * ranks)),
-        num_gpus=cluster.gpus_per_worker * ranks,
-        state_dir=surroundings.home.root,
-    ):
+def _under_ray(payload: RankPayload, cluster: ClusterConfig, ray: RayPlace) -> None:
+    # Ray puts its own handlers in place of ours; hence once more, within its session.
+    with ray_session(ray), stop_on_signal(payload.job_dir / STOP_FILE):
         from jobs.rank import train_on_ray
 
         # Not in the main thread: there Ray Train would replace our signal handlers.
@@ -79,7 +87,7 @@ def _under_ray(payload: RankPayload, cluster: ClusterConfig, surroundings: Surro
             lambda: train_on_ray(
                 payload.model_dump(mode="json"),
                 workers=cluster.workers,
-                cpus_per_worker=cpus,
+                cpus_per_worker=cpus_per_worker(cluster),
                 gpus_per_worker=cluster.gpus_per_worker,
                 retries=cluster.retries,
             )

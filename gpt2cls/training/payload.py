@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gpt2cls.config import ModelConfig, TrainConfig
 
+EVENTS_FILE = "events.jsonl"
+STOP_FILE = "stop"
+"""In the job's folder."""
+
 
 class RankPayload(BaseModel):
     """All that a rank needs, as plain JSON; the same for every rank."""

@@ -33,7 +33,7 @@ from gpt2cls.training.freezing import Depth, ever_trainable
 from gpt2cls.training.loop import Work, fit
 from gpt2cls.training.memory import TokenBudget
 from gpt2cls.training.optim import new_optimizer
-from gpt2cls.training.payload import RankPayload
+from gpt2cls.training.payload import EVENTS_FILE, STOP_FILE, RankPayload
 from gpt2cls.training.phases import Phases
 from gpt2cls.training.precision import LossScale, pick_precision
 from gpt2cls.training.ranks import Ranks
@@ -43,8 +43,6 @@ from gpt2cls.training.state import TrainState, model_tensors
 
 __all__ = ["BEST", "RankPayload", "load_best", "run_rank"]
 
-EVENTS_FILE = "events.jsonl"
-STOP_FILE = "stop"
 STOP_POLL_S = 0.2
 
 

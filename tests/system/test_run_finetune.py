@@ -99,12 +99,26 @@ def test_a_stopped_job_resumes_in_its_run_and_ends_with_the_same_weights(
     assert "SUCCEEDED" in refused.stderr
 
 
-def test_data_that_cannot_be_trained_on_leaves_no_trace(tmp_path: Path) -> None:
+def test_two_workers_are_stopped_by_a_signal_with_a_checkpoint(commands: Commands) -> None:
+    job = write_job(commands.folder / "two.yaml", train__epochs=1000, cluster={"workers": 2})
+    with commands.started("run", str(job), "--json") as process:
+        job_dir = commands.wait_for_step(3, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(100) == 130, commands.stderr.read_text()
+    shown = commands.json("show", job_dir.name)
+    assert shown["state"] == "STOPPED"
+    assert "the checkpoint of that step is kept" in shown["reason"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_data_that_cannot_be_trained_on_leaves_no_trace(tmp_path: Path, workers: int) -> None:
     commands = Commands(tmp_path / "home", tmp_path)
     (tmp_path / "one.csv").write_text("text,label\na,x\nb,x\nc,x\n")
-    job = write_job(tmp_path / "one.yaml", data={"train": "one.csv"})
+    data, cluster = {"train": "one.csv"}, {"workers": workers}
+    job = write_job(tmp_path / "one.yaml", data=data, cluster=cluster)
     ended = commands.run("run", str(job), "--json")
     assert ended.returncode == 2
+    assert not commands.processes()
     assert "one.csv" in json.loads(ended.stdout)["error"]["message"]
     assert not commands.home.exists()
 
