@@ -17,12 +17,13 @@ from gpt2cls.errors import RequestError
 from gpt2cls.metrics import predictions
 from gpt2cls.model.classifier import Classifier
 from gpt2cls.model.folder import ModelInfo, load_classifier
+from gpt2cls.training.allocator import keep_freed_memory
+from gpt2cls.training.memory import TokenBudget
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 131_072}
-"""Padding included. With more, the values of a layer no longer fit a processor's cache."""
+TOKENS_PER_BATCH_ON_GPU = 131_072
 PAD_TO = {"cpu": 1, "cuda": 8}
 """Matrix units like multiples of 8; a processor just works through the padding."""
 ROWS_ENCODED_AT_ONCE = 10_000
@@ -47,6 +48,7 @@ class Predictor:
         """
         if threads is not None:
             torch.set_num_threads(threads)
+        keep_freed_memory()
         place = _device(device)
         model, tokenizer, info = load_classifier(folder)
         return cls(model.to(place).eval(), tokenizer, info, place)
@@ -77,7 +79,9 @@ class Predictor:
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
         """Rows of about equal length together, so that little of a batch is padding."""
-        budget = TOKENS_PER_BATCH[self.device.type]
+        width = self.model.backbone.width
+        on_gpu = TOKENS_PER_BATCH_ON_GPU if self.device.type == "cuda" else None
+        budget = TokenBudget.for_device(self.device, width, on_gpu).tokens
         order = np.argsort(-np.asarray(lengths), kind="stable")
         first = 0
         while first < len(order):
@@ -149,8 +153,8 @@ def _texts(frame: "pd.DataFrame", name: str) -> list[str]:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in TOKENS_PER_BATCH:
-        raise RequestError(f"device = {name!r}: must be auto, {', '.join(TOKENS_PER_BATCH)}")
+    if name not in PAD_TO:
+        raise RequestError(f"device = {name!r}: must be auto, {', '.join(PAD_TO)}")
     if name == "cuda" and not torch.cuda.is_available():
         raise RequestError("device = 'cuda': this machine shows no GPU to PyTorch; use cpu or auto")
     return torch.device(name)

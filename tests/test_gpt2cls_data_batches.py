@@ -54,15 +54,15 @@ def test_ranks_share_the_rows_of_a_step_and_their_work():
 def test_padding_reaches_a_multiple_of_eight_but_never_beyond_the_positions(
     length, limit, expected
 ):
-    assert padded_length(length, limit) == expected
+    assert padded_length(length, 8, limit) == expected
 
 
 def test_micro_batches_stay_within_the_budget_and_keep_the_order():
     rows = np.arange(200)
-    parts = list(micro_batches(rows, LENGTHS, 2000))
+    parts = list(micro_batches(rows, LENGTHS, 2000, 8))
     assert np.array_equal(np.concatenate(parts), rows)
     for part in parts:
-        assert len(part) * padded_length(int(LENGTHS[part].max())) <= 2000
+        assert len(part) * padded_length(int(LENGTHS[part].max()), 8) <= 2000
     assert all(len(part) == 1 for part in micro_batches(rows, LENGTHS, 1))
     assert not list(micro_batches(rows[:0], LENGTHS, 100))
 
@@ -71,7 +71,7 @@ def test_a_batch_holds_its_rows_padded_on_the_right():
     source = tiny_rows(30)
     rows = np.array([4, 17, 2])
     batch = source.batch(rows)
-    assert batch.tokens_BT.shape[1] == padded_length(int(source.data.lengths[rows].max()), 16)
+    assert batch.tokens_BT.shape[1] == int(source.data.lengths[rows].max())
     for i, row in enumerate(rows):
         length, start = source.data.lengths[row], source.data.offsets[row]
         assert batch.lengths_B[i] == length

@@ -47,7 +47,7 @@ def multi_predictor(tmp_path_factory):
 
 def test_probabilities_come_in_the_order_of_the_texts_whatever_the_batches(predictor, monkeypatch):
     alone = np.concatenate([predictor.probabilities([text]) for text in TEXTS])
-    monkeypatch.setitem(sys.modules["gpt2cls.predict"].TOKENS_PER_BATCH, "cpu", 100)
+    monkeypatch.setattr("gpt2cls.training.memory.FEATURES_ON_CPU", 100 * 64)
     monkeypatch.setattr("gpt2cls.predict.ROWS_ENCODED_AT_ONCE", 23)
     together = predictor.probabilities(TEXTS)
     # Sums over a batch are made in another order than over one row.

@@ -251,8 +251,8 @@ def test_frozen_blocks_have_no_dropout_no_gradient_and_no_optimizer_state():
     fit(state, tiny_work(config, Log()), config, ONE)
     set_training_mode(state.model)
     below, above = state.model.backbone.h
-    assert not below.drop.training and above.drop.training
-    assert not state.model.backbone.drop.training
+    assert not below.training and above.training
+    assert not state.model.backbone.training
     learned = {id(p) for p in state.optimizer.state}
     assert not learned & {id(p) for p in below.parameters()}
     assert {id(p) for p in above.parameters()} <= learned

@@ -20,8 +20,6 @@ Rows = NDArray[np.int64]
 MEGA_CHUNK_BATCHES = 50
 """Rows are sorted by length within this many batches: enough to leave little padding, few
 enough that the order stays close to a random one."""
-PADDED_TO_MULTIPLE_OF = 8
-"""Few distinct shapes: a matrix shape that the CPU library has not seen yet is slow."""
 
 
 @dataclass(frozen=True)
@@ -114,20 +112,22 @@ def shard(rows: Rows, rank: int, world: int) -> Rows:
     return rows[rank::world]
 
 
-def padded_length(length: int, max_length: int | None = None) -> int:
-    """`length` rounded up to few distinct values, never beyond the model's positions."""
-    rounded = -(-length // PADDED_TO_MULTIPLE_OF) * PADDED_TO_MULTIPLE_OF
+def padded_length(length: int, multiple: int, max_length: int | None = None) -> int:
+    """`length` rounded up to a multiple, but never beyond the model's positions."""
+    rounded = -(-length // multiple) * multiple
     return rounded if max_length is None else max(length, min(rounded, max_length))
 
 
-def micro_batches(rows: Rows, lengths: NDArray[Any], token_budget: int) -> Iterator[Rows]:
+def micro_batches(
+    rows: Rows, lengths: NDArray[Any], token_budget: int, multiple: int = 1
+) -> Iterator[Rows]:
     """Cut `rows` so that rows x padded length stays within the budget; at least one row each."""
     start, longest = 0, 0
     for end, row in enumerate(rows):
-        longest = max(longest, padded_length(int(lengths[row])))
+        longest = max(longest, padded_length(int(lengths[row]), multiple))
         if end > start and (end + 1 - start) * longest > token_budget:
             yield rows[start:end]
-            start, longest = end, padded_length(int(lengths[row]))
+            start, longest = end, padded_length(int(lengths[row]), multiple)
     if start < len(rows):
         yield rows[start:]
 
@@ -141,6 +141,8 @@ class TokenRows:
     """int64 [N], or bool [N, C]."""
     pad_id: int
     max_length: int
+    pad_to: int = 1
+    """Lengths of batches are multiples of it: `Compute.pad_to`."""
 
     def batches(self, rows: Rows, token_budget: int) -> Iterator[Batch]:
         for some in self.cut(rows, token_budget):
@@ -148,11 +150,12 @@ class TokenRows:
 
     def cut(self, rows: Rows, token_budget: int) -> Iterator[Rows]:
         """The rows of each batch."""
-        return micro_batches(rows, self.data.lengths, token_budget)
+        return micro_batches(rows, self.data.lengths, token_budget, self.pad_to)
 
     def width(self, rows: Rows) -> int:
         """How many tokens the texts of a batch of these rows have, with padding."""
-        return max(padded_length(int(self.data.lengths[rows].max()), self.max_length), 1)
+        longest = int(self.data.lengths[rows].max())
+        return max(padded_length(longest, self.pad_to, self.max_length), 1)
 
     def batch(self, rows: Rows) -> Batch:
         starts, lengths = self.data.offsets[rows], self.data.lengths[rows].astype(np.int64)

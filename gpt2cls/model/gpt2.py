@@ -18,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt2cls.model.kernels import add_dropped, causal_attention, dropout, gelu_tanh
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
     "gelu": F.gelu,
     "relu": F.relu,
     "silu": F.silu,
@@ -68,8 +70,12 @@ class Attention(nn.Module):
         self.c_proj = Affine(config.width, config.width)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        q_BTD, k_BTD, v_BTD = self.c_attn(x_BTD).chunk(3, dim=2)
-        return self._mix(q_BTD, k_BTD, v_BTD, is_causal=True)
+        mixed_BTD = causal_attention(self.c_attn(x_BTD), self.heads, self.scale, self._drop)
+        return self.c_proj(mixed_BTD)  # type: ignore[no-any-return]
+
+    @property
+    def _drop(self) -> float:
+        return self.dropout if self.training else 0.0
 
     def of_last(self, x_BTD: Tensor, last_B1D: Tensor, seen_BT: Tensor) -> Tensor:
         """What `forward` gives at each row's last token, which sees the tokens `seen_BT`."""
@@ -77,19 +83,19 @@ class Attention(nn.Module):
         weight, bias = self.c_attn.weight, self.c_attn.bias
         q_B1D = F.linear(last_B1D, weight[:, :D].t(), bias[:D])
         k_BTD, v_BTD = F.linear(x_BTD, weight[:, D:].t(), bias[D:]).chunk(2, dim=2)
-        return self._mix(q_B1D, k_BTD, v_BTD, attn_mask=seen_BT[:, None, None, :])
-
-    def _mix(self, q_BQD: Tensor, k_BTD: Tensor, v_BTD: Tensor, **mask: Any) -> Tensor:
-        B, _, D = q_BQD.shape
-        q_BHQK, k_BHTK, v_BHTK = (
-            part.view(B, -1, self.heads, D // self.heads).transpose(1, 2)
-            for part in (q_BQD, k_BTD, v_BTD)
+        q_BH1K, k_BHTK, v_BHTK = (
+            part.view(len(x_BTD), -1, self.heads, D // self.heads).transpose(1, 2)
+            for part in (q_B1D, k_BTD, v_BTD)
         )
-        dropout = self.dropout if self.training else 0.0
-        mixed_BHQK = F.scaled_dot_product_attention(
-            q_BHQK, k_BHTK, v_BHTK, scale=self.scale, dropout_p=dropout, **mask
+        mixed_BH1K = F.scaled_dot_product_attention(
+            q_BH1K,
+            k_BHTK,
+            v_BHTK,
+            attn_mask=seen_BT[:, None, None, :],
+            scale=self.scale,
+            dropout_p=self._drop,
         )
-        return self.c_proj(mixed_BHQK.transpose(1, 2).reshape(B, -1, D))  # type: ignore[no-any-return]
+        return self.c_proj(mixed_BH1K.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class MLP(nn.Module):
@@ -110,10 +116,10 @@ class Block(nn.Module):
         self.attn = Attention(config, index, dropout)
         self.ln_2 = nn.LayerNorm(config.width, eps=config.norm_epsilon)
         self.mlp = MLP(config)
-        self.drop = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self._with_mlp(x_BTD + self.drop(self.attn(self.ln_1(x_BTD))))
+        return self._with_mlp(self._add(x_BTD, self.attn(self.ln_1(x_BTD))))
 
     def of_last(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """What `forward` gives at each row's last token, [B, D], for a fraction of the work."""
@@ -124,10 +130,13 @@ class Block(nn.Module):
         last_B1D = x_BTD.gather(1, at_B11.expand(-1, 1, D))
         normed_B1D = normed_BTD.gather(1, at_B11.expand(-1, 1, D))
         read_B1D = self.attn.of_last(normed_BTD, normed_B1D, seen_BT)
-        return self._with_mlp(last_B1D + self.drop(read_B1D)).squeeze(1)
+        return self._with_mlp(self._add(last_B1D, read_B1D)).squeeze(1)
 
     def _with_mlp(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD + self.drop(self.mlp(self.ln_2(x_BTD)))  # type: ignore[no-any-return]
+        return self._add(x_BTD, self.mlp(self.ln_2(x_BTD)))
+
+    def _add(self, x_BTD: Tensor, y_BTD: Tensor) -> Tensor:
+        return add_dropped(x_BTD, y_BTD, self.dropout if self.training else 0.0)
 
 
 class GPT2Backbone(nn.Module):
@@ -138,7 +147,7 @@ class GPT2Backbone(nn.Module):
         self.config = config
         self.wte = _empty_embedding(config.vocab_size, config.width)
         self.wpe = _empty_embedding(config.positions, config.width)
-        self.drop = nn.Dropout(dropout)
+        self.dropout = dropout
         self.h = nn.ModuleList(Block(config, i, dropout) for i in range(config.layers))
         self.ln_f = nn.LayerNorm(config.width, eps=config.norm_epsilon)
 
@@ -196,7 +205,8 @@ class GPT2Backbone(nn.Module):
                 )
             T = self.config.positions
             tokens_BT = tokens_BT[:, :T]
-        return self.drop(self.wte(tokens_BT) + self.wpe.weight[:T])  # type: ignore[no-any-return]
+        x_BTD = self.wte(tokens_BT) + self.wpe.weight[:T]
+        return dropout(x_BTD, self.dropout if self.training else 0.0)
 
 
 def _empty_embedding(num_rows: int, width: int) -> nn.Embedding:

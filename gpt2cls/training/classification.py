@@ -63,8 +63,8 @@ def open_classification(payload: RankPayload, task: Task, compute: Compute) -> C
     Raises:
         RequestError: settings that do not fit the data; found before the first step.
     """
-    train = _rows(payload, payload.train_tokens, payload.train_labels)
-    validation = _rows(payload, payload.validation_tokens, payload.validation_labels)
+    train = _rows(payload, payload.train_tokens, payload.train_labels, compute)
+    validation = _rows(payload, payload.validation_tokens, payload.validation_labels, compute)
     check_metric(selecting_metric(payload), validation.labels, task)
     config = payload.train
     weights = class_weights(config.class_weights, train.labels, task.labels)
@@ -81,12 +81,12 @@ def open_classification(payload: RankPayload, task: Task, compute: Compute) -> C
     )
 
 
-def _rows(payload: RankPayload, tokens: Path, labels: Path) -> TokenRows:
+def _rows(payload: RankPayload, tokens: Path, labels: Path, compute: Compute) -> TokenRows:
     split = open_tokens(tokens)
     # Two of these are computed anew each time they are asked for.
     arrays = Tokens(split.tokens, split.offsets, split.lengths, split.cut_share)
     labels_N = np.load(labels, allow_pickle=False)
-    return TokenRows(arrays, labels_N, payload.pad_id, payload.max_length)
+    return TokenRows(arrays, labels_N, payload.pad_id, payload.max_length, compute.pad_to)
 
 
 def selecting_metric(payload: RankPayload) -> str:

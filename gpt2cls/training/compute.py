@@ -12,3 +12,12 @@ class Compute:
     ranks: Ranks
     precision: Name
     budget: TokenBudget
+
+    @property
+    def pad_to(self) -> int:
+        """What lengths are rounded up to: few distinct shapes where a new one is slow.
+
+        Matrix units, and oneDNN's bf16 products, look a shape up once and are fast from then on;
+        the CPU's fp32 products take any shape, and padding is only work.
+        """
+        return 1 if self.precision == "fp32" and self.ranks.device.type == "cpu" else 8

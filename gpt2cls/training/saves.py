@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from gpt2cls.errors import CheckpointError
+from gpt2cls.model.vocabulary import restore_all_rows
 from gpt2cls.training.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -102,6 +103,7 @@ def keep_best(
     if best is not None and best.step != state.step:
         folder = checkpoint_path(job_dir / CHECKPOINTS, best.step)
         load_model_tensors(state.model, read_whole(folder).tensors("model"))
+    restore_all_rows(state.model)
     if ranks.is_first:
         record = {
             "job": fingerprint,

@@ -9,12 +9,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gpt2cls.data.batches import RowSource, TokenRows
+from gpt2cls.data.encode import open_tokens
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import RequestError
 from gpt2cls.model.classifier import Classifier, build_classifier
+from gpt2cls.model.gpt2 import GPT2Backbone
+from gpt2cls.model.vocabulary import decay_unused_rows, keep_used_rows, used_tokens
+from gpt2cls.training.allocator import keep_freed_memory
 from gpt2cls.training.classification import (
     Classification,
     open_classification,
@@ -65,6 +71,7 @@ def run_rank(
         RequestError: the settings do not fit the data.
     """
     ranks = Ranks(rank, world, _device(payload.device, local_rank))
+    keep_freed_memory()
     if payload.threads is not None:
         torch.set_num_threads(payload.threads)
     events = EventWriter(payload.job_dir / EVENTS_FILE if ranks.is_first else None)
@@ -79,12 +86,17 @@ def _train(
 ) -> str:
     config, task, job = payload.train, Task.from_json(payload.task), payload.fingerprint
     precision, why = pick_precision(config.precision, ranks.device)
-    budget = TokenBudget.for_device(ranks.device, payload.tokens_per_micro_batch)
     model = _new_model(payload, task, ranks)
+    budget = TokenBudget.for_device(
+        ranks.device, model.backbone.width, payload.tokens_per_micro_batch
+    )
     names = ever_trainable(model, config.freeze, config.epochs)
+    if isinstance(model.backbone, GPT2Backbone) and "backbone.wte.weight" in names:
+        keep_used_rows(model.backbone, _used_tokens(payload))
     ranks.copy_from_first(list(model_tensors(model, names).values()))
     scale = LossScale(payload.initial_loss_scale) if precision == "fp16" else None
     state = TrainState(model, new_optimizer(model, config, names, ranks.device), scale)
+    decay_unused_rows(model, state.optimizer)
     data = open_classification(payload, task, Compute(ranks, precision, budget))
     notes = resume(state, payload.job_dir, job, ranks)
     num_steps = total_steps(config, data.plan.steps_per_epoch)
@@ -188,6 +200,13 @@ def _new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
         base_dir=payload.base_dir,
     )
     return model.to(ranks.device)
+
+
+def _used_tokens(payload: RankPayload) -> NDArray[np.int64]:
+    splits = [
+        open_tokens(path).tokens for path in (payload.train_tokens, payload.validation_tokens)
+    ]
+    return used_tokens(splits, payload.vocab_size, payload.pad_id)
 
 
 def _device(setting: str, local_rank: int) -> torch.device:
