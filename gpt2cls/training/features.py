@@ -30,6 +30,7 @@ from gpt2cls.model.pooling import token_mask
 from gpt2cls.training.compute import Compute
 from gpt2cls.training.evaluating import for_each_batch
 from gpt2cls.training.freezing import Depth
+from gpt2cls.training.memory import TokenBudget
 from gpt2cls.training.precision import Name
 from gpt2cls.training.shelf import (
     ArraySpec,
@@ -43,9 +44,6 @@ from gpt2cls.training.shelf import (
 )
 
 TELL_EVERY_S = 10.0
-CHUNK_TOKENS = 2048
-"""Of a batch whose values are kept. Not the job's budget, and dealt to the ranks whole: the last
-bits of a value do not depend on how many ranks happened to compute it."""
 CHECKED_TEXTS = 4
 TOLERANCES: dict[Name, float] = {"fp32": 1e-4, "bf16": 0.05, "fp16": 0.05}
 """By how much a value that is found and one that is computed again may differ, relative to the
@@ -141,7 +139,9 @@ def features_key(model: nn.Module, source: TokenRows, depth: Depth, precision: N
     if isinstance(model.backbone, GPT2Backbone):  # the number of heads shows in no tensor
         digest.update(repr(replace(model.backbone.config, raw={})).encode())
     # The limit too: which padded shapes there are decides the last bits of a sum.
-    digest.update(f"{model.pooling.kind} {source.max_length} {source.pad_id}".encode())  # type: ignore[union-attr]
+    pooling: Any = model.pooling
+    shapes = (source.max_length, source.pad_to, source.pad_id)
+    digest.update(f"{pooling.kind} {shapes}".encode())
     for array in (source.data.offsets, source.data.tokens):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
@@ -206,7 +206,10 @@ def _compute(
         out[kept.places(rows)] = _stored(_values(model, kept.depth, batch), kept.spec)
         progress.add(len(rows))
 
-    chunks = list(kept.source.cut(np.argsort(lengths, kind="stable"), CHUNK_TOKENS))
+    # Batches of one size, dealt whole: the last bits of a value do not depend on how many ranks
+    # compute it, nor on a larger budget.
+    budget = TokenBudget.for_device(torch.device("cpu"), model.backbone.width)  # type: ignore[union-attr, arg-type]
+    chunks = list(kept.source.cut(np.argsort(lengths, kind="stable"), budget.tokens))
     for_each_batch(model, kept.source, chunks[ranks.rank :: ranks.world], keep, compute)
     out.flush()  # type: ignore[attr-defined]
     ranks.total(0)  # every rank has written its rows

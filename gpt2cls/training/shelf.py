@@ -84,7 +84,8 @@ def open_array(folder: Path, spec: ArraySpec) -> NDArray[Any] | None:
     if array.shape != spec.shape or array.dtype != spec.dtype:
         return None
     with contextlib.suppress(OSError):  # read-only, or just removed by another job
-        os.utime(folder)
+        now_ns = time.time_ns()  # the kernel's own clock here is only good to some milliseconds
+        os.utime(folder, ns=(now_ns, now_ns))
     return array
 
 
