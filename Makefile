@@ -24,10 +24,14 @@ system: .venv/.dev  ## whole commands with a local Ray and MLflow server
 faults: .venv/.dev  ## processes killed and services cut on purpose
 	$(BIN)/python -m pytest -m faults
 
-bench: .venv/.bench  ## speed against the Hugging Face Trainer; needs the sets of $$GPT2CLS_DATA, and an hour
+bench: .venv/.bench  ## speed against the Hugging Face Trainer; $$GPT2CLS_DATA names the sets; an hour
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/time_to_accuracy.py
+	$(BIN)/python benchmarks/frozen.py
+	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/startup.py
 
 .venv/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "gpt2cls needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 ...")'
