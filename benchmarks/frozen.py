@@ -4,8 +4,8 @@
     python benchmarks/frozen.py [--rounds 3]
 
 Head only: ten epochs from a cold cache, the building of it and the loading of the weights counted,
-against `train()` of the Trainer with a frozen base. Top block only: seconds of an epoch once the cache is there,
-against full fine-tuning by ours and by the Trainer. Shape S, dropout 0.1.
+against `train()` of the Trainer with a frozen base. Top block only: seconds of an epoch once the
+cache is there, against full fine-tuning by ours and by the Trainer. Shape S, dropout 0.1.
 """
 
 import argparse

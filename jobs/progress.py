@@ -45,8 +45,8 @@ class Progress:
     def __init__(self) -> None:
         self.num_steps = 0
         self.steps_per_epoch = 1
-        self.started_s = time.monotonic()
-        self.first_step = 0
+        self.first: tuple[int, int] | None = None
+        """Step and time (ms) of this attempt's first step: what came before it is no measure."""
         self.speeds: deque[float] = deque(maxlen=_SPEED_STEPS)
         self.validation = ""
         """Of the live line: how the last validation went."""
@@ -55,8 +55,9 @@ class Progress:
         """The state after a step: step, epoch, loss, learning rate, tokens/s, time left."""
         step, metrics = event["step"], event["metrics"]
         speed = sum(self.speeds) / max(len(self.speeds), 1)
-        done = max(step - self.first_step, 1)
-        left_s = (time.monotonic() - self.started_s) / done * (self.num_steps - step)
+        first_step, first_ms = self.first or (step, event["time_ms"])
+        step_ms = (event["time_ms"] - first_ms) / max(step - first_step, 1)
+        left_s = step_ms * (self.num_steps - step) / 1000
         return (
             f"step {step}/{self.num_steps}  epoch {step / self.steps_per_epoch:.2f}  "
             f"loss {metrics.get('train/loss', float('nan')):.4f}  "
@@ -70,10 +71,11 @@ class Progress:
         kind, metrics = event["kind"], event.get("metrics", {})
         if kind == "step" and "train/tokens_per_second" in metrics:
             self.speeds.append(metrics["train/tokens_per_second"])
+            self.first = self.first or (event["step"], event["time_ms"])
         if kind == "start":
             self.num_steps = event["num_steps"]
             self.steps_per_epoch = event["steps_per_epoch"]
-            self.started_s, self.first_step = time.monotonic(), event["step"]
+            self.first = None
             begin = (
                 f"from the checkpoint of step {event['step']}" if event["step"] else "from step 0"
             )

@@ -51,6 +51,14 @@ def test_a_resumed_job_shows_only_what_is_new(tmp_path):
     assert [one["step"] for one in tail.read_new()] == [2]
 
 
+def test_the_time_left_is_that_of_the_steps_and_not_of_what_was_done_before_the_first():
+    progress = Progress()
+    progress.message(START)
+    for step, time_ms in ((1, 600_000), (13, 612_000)):
+        progress.message(a_step(step) | {"time_ms": time_ms})
+    assert progress.line(a_step(13) | {"time_ms": 612_000}).endswith("left 1:40")
+
+
 def test_a_line_tells_step_epoch_loss_rate_speed_and_time_left():
     progress = Progress()
     progress.message(START)
