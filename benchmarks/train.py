@@ -44,7 +44,6 @@ def main() -> None:
         return
     report = Report("train", f"python benchmarks/train.py --rounds {options.rounds}")
     report.machine()
-    rows = []
     with tempfile.TemporaryDirectory() as cache_dir:
         for name in options.only or ROWS:
             print(name, flush=True)
