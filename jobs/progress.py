@@ -56,14 +56,17 @@ class Progress:
         step, metrics = event["step"], event["metrics"]
         speed = sum(self.speeds) / max(len(self.speeds), 1)
         first_step, first_ms = self.first or (step, event["time_ms"])
-        step_ms = (event["time_ms"] - first_ms) / max(step - first_step, 1)
-        left_s = step_ms * (self.num_steps - step) / 1000
+        left = "-:--"
+        if step > first_step:
+            step_ms = (event["time_ms"] - first_ms) / (step - first_step)
+            left_s = int(step_ms * (self.num_steps - step) / 1000)
+            left = f"{left_s // 60}:{left_s % 60:02d}"
         return (
             f"step {step}/{self.num_steps}  epoch {step / self.steps_per_epoch:.2f}  "
             f"loss {metrics.get('train/loss', float('nan')):.4f}  "
             f"lr {metrics.get('train/lr', 0):.2e}  "
             f"{speed:,.0f} tok/s  "
-            f"left {int(left_s) // 60}:{int(left_s) % 60:02d}"
+            f"left {left}"
         )
 
     def message(self, event: dict[str, Any]) -> str | None:
