@@ -64,7 +64,9 @@ def test_a_line_tells_step_epoch_loss_rate_speed_and_time_left():
     progress.message(START)
     progress.message(a_step(12))
     words = progress.line(a_step(12))
-    assert words.startswith("step 12/113  epoch 0.11  loss 1.5000  lr 2.00e-03  100 tok/s  left -:--")
+    assert words.startswith(
+        "step 12/113  epoch 0.11  loss 1.5000  lr 2.00e-03  100 tok/s  left -:--"
+    )
 
 
 def test_the_speed_is_a_mean_over_the_last_steps():
