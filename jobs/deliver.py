@@ -87,9 +87,18 @@ class Delivery:
                 job_id=head["job_id"],
                 run_name=head["run_name"],
                 start_ms=head["start_ms"],
+                parent_run_id=self._parent_run_id(head),
             )
             experiment_id = experiment_of(self._client, self._run_id)
             self.spool.set_head(run_id=self._run_id, experiment_id=experiment_id)
+
+    def _parent_run_id(self, head: Mapping[str, Any]) -> str | None:
+        if "parent_dir" not in head:
+            return None
+        parent = Spool(self.spool.job_dir / head["parent_dir"]).head()
+        if not parent.get("run_id"):
+            raise ServerAway(f"the run of {parent.get('job_id')} is not there yet")
+        return str(parent["run_id"])
 
     @property
     def client(self) -> "MlflowClient":

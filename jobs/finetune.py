@@ -13,21 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from cluster.home import Surroundings
 from cluster.local import RayPlace
 from gpt2cls.data.check import check
-from gpt2cls.data.encode import encode_split, open_tokens
+from gpt2cls.data.encode import open_tokens
 from gpt2cls.data.prepare import Prepared, prepare
 from gpt2cls.data.tokenizer import TextTokenizer
-from gpt2cls.data.tokenizer_source import get_tokenizer
-from gpt2cls.training.payload import RankPayload
 from jobs.data_tables import report_tables
 from jobs.errors import JobFailed, JobStopped
+from jobs.inputs import payload_of, tokenizer_of, tokens_of, write_labels
 from jobs.joblog import JobLog
-from jobs.plan import num_cores, threads_per_worker
 from jobs.provenance import run_tags
 from jobs.record import Record, run_page
 from jobs.spec import FinetuneJob, dump
@@ -75,7 +72,7 @@ def run_finetune(
     watch = Stopwatch()
     with watch.stage("data"):
         prepared = prepare(job.data, base_dir=base_dir, seed=job.train.seed)
-        tokenizer = _tokenizer(job, prepared, surroundings, base_dir)
+        tokenizer = tokenizer_of(job, prepared, surroundings, base_dir)
     store = Store(surroundings.home)
     job_id = store.create(name=job.name, kind=job.kind, spec=dump(job)).id
     job_dir = surroundings.home.job_dir(job_id)
@@ -133,7 +130,7 @@ class Attempt:
         try:
             if prepared is None or tokenizer is None:
                 prepared = prepare(self.job.data, base_dir=self.base_dir, seed=self.job.train.seed)
-                tokenizer = _tokenizer(self.job, prepared, self.surroundings, self.base_dir)
+                tokenizer = tokenizer_of(self.job, prepared, self.surroundings, self.base_dir)
             document = self._stages(prepared, tokenizer, record, log)
         except BaseException as error:
             self._end_early(error, record, log)
@@ -156,7 +153,7 @@ class Attempt:
             log=log.say,
             starts_server=self.surroundings.tracking_uri is None,
         )
-        record.params(_flat(dump(self.job)))
+        record.params(flat_settings(dump(self.job)))
         record.tags(run_tags())
         record.artifact(self.dir / JOB_FILE)
         record.artifact(self.dir / RESOLVED_FILE)
@@ -167,8 +164,17 @@ class Attempt:
     ) -> dict[str, Any]:
         watch = self.watch
         with watch.stage("tokens"):
-            tokens = self._tokens(prepared, tokenizer)
-            payload = self._payload(prepared, tokenizer, tokens)
+            tokens = tokens_of(self.job, prepared, tokenizer, self.surroundings)
+            payload = payload_of(
+                self.job,
+                prepared,
+                tokenizer,
+                tokens,
+                write_labels(prepared, self.dir),
+                job_dir=self.dir,
+                base_dir=self.base_dir,
+                cache_dir=self.surroundings.home.cache,
+            )
             report = check(
                 prepared,
                 full_lengths={
@@ -205,41 +211,6 @@ class Attempt:
         record.artifact(write_report(self.dir, self.dir / "report.html"))
         return document
 
-    def _tokens(self, prepared: Prepared, tokenizer: TextTokenizer) -> dict[str, Path]:
-        """The folder with the tokens of each split."""
-        cache_dir, max_length = self.surroundings.home.cache, self.job.data.max_length
-        return {
-            name: encode_split(split, tokenizer, max_length=max_length, cache_dir=cache_dir)
-            for name, split in prepared.splits.items()
-        }
-
-    def _payload(
-        self, prepared: Prepared, tokenizer: TextTokenizer, tokens: dict[str, Path]
-    ) -> RankPayload:
-        def labels(name: str) -> Path:
-            path = self.dir / f"{name}_labels.npy"
-            np.save(path, prepared.splits[name].labels)
-            return path
-
-        return RankPayload(
-            model=self.job.model,
-            train=self.job.train,
-            task=prepared.task.to_json(),
-            job_dir=self.dir,
-            train_tokens=tokens["train"],
-            validation_tokens=tokens["validation"],
-            train_labels=labels("train"),
-            validation_labels=labels("validation"),
-            vocab_size=tokenizer.vocab_size,
-            pad_id=tokenizer.pad_id,
-            max_length=self.job.data.max_length,
-            base_dir=self.base_dir,
-            select_metric=self.job.registration.gate.metric,
-            cache_dir=self.surroundings.home.cache,
-            threads=threads_per_worker(self.job.cluster, num_cores()),
-            device="cuda" if self.job.cluster.gpus_per_worker else "auto",
-        )
-
     def _end_early(self, error: BaseException, record: Record, log: JobLog) -> None:
         """Tell the store and the record how an attempt ended that did not succeed."""
         is_stop = isinstance(error, JobStopped | KeyboardInterrupt)
@@ -254,20 +225,12 @@ class Attempt:
         log.say(f"`gpt2cls resume {self.job_id}` goes on from the last checkpoint")
 
 
-def _tokenizer(
-    job: FinetuneJob, prepared: Prepared, surroundings: Surroundings, base_dir: Path
-) -> TextTokenizer:
-    return get_tokenizer(
-        job.model, prepared.train, cache_dir=surroundings.home.cache, base_dir=base_dir
-    )
-
-
-def _flat(block: dict[str, Any], before: str = "") -> dict[str, Any]:
+def flat_settings(block: dict[str, Any], before: str = "") -> dict[str, Any]:
     """{"train": {"lr": 0.1}} as {"train.lr": 0.1}."""
     flat: dict[str, Any] = {}
     for name, value in block.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{before}{name}.")
+            flat |= flat_settings(value, f"{before}{name}.")
         else:
             flat[before + name] = value
     return flat

@@ -4,9 +4,12 @@ Training never waits for MLflow: what is recorded is a line in a file, and a ran
 read from the file that the rank writes anyway.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +65,7 @@ class Record:
         if is_resumed:
             self._spool.reopen()
         self._delivery = Delivery(self._spool, lambda: tracking_uri(surroundings))
-        self._lock = DeliveryLock(self._spool)
+        self._routes = [_Route(self._delivery, DeliveryLock(self._spool))]
         self._backlog = _Backlog(self._spool)
         self._usage = Usage() if with_usage else None
         self._wake, self._ending, self._told = (threading.Event() for _ in range(3))
@@ -86,6 +89,26 @@ class Record:
     def artifact(self, path: Path, folder: str = "") -> None:
         """Upload a file or folder as it is when its turn comes; keep it until `finish`."""
         self._spool.artifact(path, folder)
+
+    def child(self, folder: Path, *, job_id: str, run_name: str) -> Spool:
+        """The record of a part of this job: a run under this one, delivered along with it.
+
+        The caller writes down its end; `folder` is the part's own, below this job's.
+        """
+        spool = Spool(folder)
+        if spool.head():
+            spool.reopen()
+        else:
+            spool.set_head(
+                **{key: self._spool.head()[key] for key in ("experiment", "server")},
+                job_id=job_id,
+                run_name=run_name,
+                start_ms=now_ms(),
+                parent_dir=os.path.relpath(self._spool.job_dir, folder),
+            )
+        find_uri = partial(tracking_uri, self._surroundings)
+        self._routes.append(_Route(Delivery(spool, find_uri), DeliveryLock(spool)))
+        return spool
 
     @property
     def run_id(self) -> str | None:
@@ -112,9 +135,12 @@ class Record:
             self._told.clear()
             self._wake.set()
             self._told.wait(max(0.0, min(1.0, deadline - time.monotonic())))
-            if self._spool.is_delivered():
+            if self._is_delivered():
                 return True
-        return self._spool.is_delivered()
+        return self._is_delivered()
+
+    def _is_delivered(self) -> bool:
+        return all(route.spool.is_delivered() for route in list(self._routes))
 
     def finish(self, status: str, timeout_s: float) -> bool:
         """Write down the end (FINISHED, FAILED, KILLED) and deliver everything.
@@ -149,8 +175,7 @@ class Record:
                 self._sample()
             try:
                 self._start_server_when_due()
-                if self._lock.take():
-                    self._delivery.run()
+                self._deliver()
                 self._is_away, self._is_behind, pause_s = False, False, _EVERY_S
             except (TrackingError, OSError) as error:
                 is_starting = self.run_id is None and time.monotonic() - began < _START_UP_S
@@ -162,7 +187,18 @@ class Record:
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 1.5)
             self._pass_on_notes()
             self._told.set()
-        self._lock.release()
+        for route in self._routes:
+            route.lock.release()
+
+    def _deliver(self) -> None:
+        """Everything there is now, the job's own run first: those of its parts lie under it."""
+        for route in list(self._routes):
+            if route.lock.take():
+                route.delivery.run()
+            if route.is_done and route.delivery is not self._delivery:
+                route.spool.close()
+                route.lock.release()
+                self._routes.remove(route)
 
     def _start_server_when_due(self) -> None:
         due_s = self._server_due_s
@@ -179,6 +215,22 @@ class Record:
         for note in self._delivery.notes[self._num_notes :]:
             self._log(f"record: {note}")
         self._num_notes = len(self._delivery.notes)
+
+
+@dataclass(frozen=True)
+class _Route:
+    """One spool on its way, and the right to deliver it."""
+
+    delivery: Delivery
+    lock: DeliveryLock
+
+    @property
+    def spool(self) -> Spool:
+        return self.delivery.spool
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self.spool.head().get("ended")) and self.spool.is_delivered()
 
 
 def _has_step(events: Path) -> bool:
@@ -226,13 +278,18 @@ def deliver_pending(
         else sorted(path.parent for path in home.jobs.glob("*/record"))
     )
     waiting = {}
-    for folder in folders:
+    for folder in (part for job in folders for part in (job, *parts_of(job))):
         spool = Spool(folder)
         if spool.head() and not spool.is_delivered():
             why = _deliver_left_over(spool, surroundings)
             if why:
-                waiting[folder.name] = why
+                waiting[spool.head()["job_id"]] = why
     return waiting
+
+
+def parts_of(job_dir: Path) -> list[Path]:
+    """The folders of a job's parts that have a record of their own: the trials of a sweep."""
+    return sorted(path.parent for path in job_dir.glob("trials/*/record"))
 
 
 def _deliver_left_over(spool: Spool, surroundings: Surroundings) -> str | None:
@@ -266,9 +323,13 @@ def _embedded_uri(home: Home) -> str | None:
 def end_left_over(job_dir: Path, status: str) -> str | None:
     """Write down the end of a job whose process could not, for `deliver_pending` to tell.
 
+    Parts that were still at work were ended from outside: KILLED.
+
     Returns:
         The id of its run, if it has one and was not ended yet.
     """
+    for part in parts_of(job_dir):
+        end_left_over(part, "KILLED")
     spool = Spool(job_dir)
     head = spool.head()
     if not head or head.get("ended"):

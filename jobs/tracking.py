@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 JOB_TAG = "gpt2cls.job_id"
+PARENT_TAG = "mlflow.parentRunId"
+"""By which MLflow shows a run under another one."""
 
 # MLflow's own: 120 s a try and 7 tries, that is minutes during which nothing else is delivered.
 # No second try below us: to ask again for a run or a version that was made would make another.
@@ -105,15 +107,22 @@ def _family(code: str) -> type[TrackingError]:
 
 
 def find_or_create_run(
-    client: "MlflowClient", *, experiment: str, job_id: str, run_name: str, start_ms: int
+    client: "MlflowClient",
+    *,
+    experiment: str,
+    job_id: str,
+    run_name: str,
+    start_ms: int,
+    parent_run_id: str | None = None,
 ) -> str:
     """The id of the one run of a job, however often and by whomever this was asked before."""
+    tags = {JOB_TAG: job_id} | ({PARENT_TAG: parent_run_id} if parent_run_id else {})
     with sorted_faults():
         experiment_id = _find_or_create_experiment(client, experiment)
         runs = find_runs(client, experiment_id, job_id)
         if not runs:
             client.create_run(
-                experiment_id, start_time=start_ms, tags={JOB_TAG: job_id}, run_name=run_name
+                experiment_id, start_time=start_ms, tags=tags, run_name=run_name
             )
             # Looked up, not taken from the answer: another process may have been faster.
             runs = find_runs(client, experiment_id, job_id)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,11 +19,15 @@ FLUSH_AFTER_S = 0.2
 class EventWriter:
     """The one writer of an event file; goes on where a former writer was cut off.
 
-    Without a path it writes nothing: what ranks other than the first have.
+    Without a path it writes nothing: what ranks other than the first have. `watch` is called with
+    every event, after it was written and whether or not the file had it already.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(
+        self, path: Path | None, watch: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
         self.file: BinaryIO | None = None
+        self.watch = watch
         if path is None:
             return
         self.last_step, self.last_time_ms, size = _read_end(path)
@@ -35,16 +40,20 @@ class EventWriter:
         """Append one event, unless the file already has this kind of event for this step."""
         if self.file is None:
             return
-        if kind in ONCE_PER_STEP:
-            if step <= self.last_step.get(kind, -1):
-                return
-            self.last_step[kind] = step
-        self.last_time_ms = max(self.last_time_ms, time.time_ns() // 1_000_000)
         # JSON has no NaN: a metric without a value is left out.
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        event = {"kind": kind, "step": step, "time_ms": self.last_time_ms, "metrics": finite}
-        self.file.write(json.dumps({**event, **more}).encode() + b"\n")
-        if kind != "step" or time.monotonic() - self.flushed_s > FLUSH_AFTER_S:
+        event = {"kind": kind, "step": step, "metrics": finite, **more}
+        if kind not in ONCE_PER_STEP or step > self.last_step.get(kind, -1):
+            self.last_step[kind] = step
+            self._append(event)
+        if self.watch is not None:
+            self.watch(event)
+
+    def _append(self, event: dict[str, Any]) -> None:
+        assert self.file is not None, "write() has looked"
+        self.last_time_ms = max(self.last_time_ms, time.time_ns() // 1_000_000)
+        self.file.write(json.dumps({"time_ms": self.last_time_ms, **event}).encode() + b"\n")
+        if event["kind"] != "step" or time.monotonic() - self.flushed_s > FLUSH_AFTER_S:
             self.flush()
 
     def note(self, step: int, words: str) -> None:

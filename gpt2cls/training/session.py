@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,15 +54,17 @@ def run_rank(
     *,
     local_rank: int = 0,
     should_stop: Callable[[], bool] | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> str:
     """Train from the start, or from the newest checkpoint; why it ended.
 
     With `world` > 1 the caller has formed the process group. A file `stop` in the job's folder
-    asks the job to stop, unless `should_stop` is given and asked instead.
+    asks the job to stop, unless `should_stop` is given and asked instead. `watch` is called with
+    every event of the first rank.
 
     Returns:
-        "finished" or "early_stopped", with the best weights in `<job_dir>/best`; or "stopped",
-        with a checkpoint from which another call goes on.
+        "finished" or "early_stopped"; or "stopped", with a checkpoint from which another call
+        goes on. The best weights so far, if any were measured, are in `<job_dir>/best`.
 
     Raises:
         NonFiniteLoss: the weights would have been harmed; checkpoints are whole.
@@ -72,7 +75,7 @@ def run_rank(
     keep_freed_memory()
     if payload.threads is not None:
         torch.set_num_threads(payload.threads)
-    events = EventWriter(payload.job_dir / EVENTS_FILE if ranks.is_first else None)
+    events = EventWriter(payload.job_dir / EVENTS_FILE if ranks.is_first else None, watch)
     try:
         return _train(payload, ranks, events, should_stop or StopFile(payload.job_dir / STOP_FILE))
     finally:
@@ -131,7 +134,7 @@ def _train(
         should_stop=should_stop,
     )
     reason = fit(state, work, config, ranks)
-    if reason != "stopped":
+    if reason != "stopped" or state.best is not None:
         keep_best(state, payload.job_dir, job, work.select_metric, names, ranks)
     events.write("stop", state.step, {}, reason=reason)
     return reason

@@ -1,0 +1,74 @@
+"""What ranks need before they can train: tokens, labels and settings, as files and a payload."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cluster.home import Surroundings
+from gpt2cls.data.encode import encode_split
+from gpt2cls.data.prepare import Prepared
+from gpt2cls.data.tokenizer import TextTokenizer
+from gpt2cls.data.tokenizer_source import get_tokenizer
+from gpt2cls.training.payload import RankPayload
+from jobs.plan import num_cores, threads_per_worker
+from jobs.spec import FinetuneJob
+
+
+def tokenizer_of(
+    job: FinetuneJob, prepared: Prepared, surroundings: Surroundings, base_dir: Path
+) -> TextTokenizer:
+    """The tokenizer that a job names, read or trained; cached."""
+    return get_tokenizer(
+        job.model, prepared.train, cache_dir=surroundings.home.cache, base_dir=base_dir
+    )
+
+
+def tokens_of(
+    job: FinetuneJob, prepared: Prepared, tokenizer: TextTokenizer, surroundings: Surroundings
+) -> dict[str, Path]:
+    """The folder with the tokens of each split; cached."""
+    cache_dir, max_length = surroundings.home.cache, job.data.max_length
+    return {
+        name: encode_split(split, tokenizer, max_length=max_length, cache_dir=cache_dir)
+        for name, split in prepared.splits.items()
+    }
+
+
+def write_labels(prepared: Prepared, folder: Path) -> dict[str, Path]:
+    """The labels that ranks read, as files in `folder`."""
+    paths = {name: folder / f"{name}_labels.npy" for name in ("train", "validation")}
+    for name, path in paths.items():
+        np.save(path, prepared.splits[name].labels)
+    return paths
+
+
+def payload_of(
+    job: FinetuneJob,
+    prepared: Prepared,
+    tokenizer: TextTokenizer,
+    tokens: dict[str, Path],
+    labels: dict[str, Path],
+    *,
+    job_dir: Path,
+    base_dir: Path,
+    cache_dir: Path,
+) -> RankPayload:
+    """What every rank of a job is told."""
+    return RankPayload(
+        model=job.model,
+        train=job.train,
+        task=prepared.task.to_json(),
+        job_dir=job_dir,
+        train_tokens=tokens["train"],
+        validation_tokens=tokens["validation"],
+        train_labels=labels["train"],
+        validation_labels=labels["validation"],
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+        max_length=job.data.max_length,
+        base_dir=base_dir,
+        select_metric=job.registration.gate.metric,
+        cache_dir=cache_dir,
+        threads=threads_per_worker(job.cluster, num_cores()),
+        device="cuda" if job.cluster.gpus_per_worker else "auto",
+    )
