@@ -30,11 +30,16 @@ def cpus_per_worker(cluster: ClusterConfig) -> float:
     return cluster.cpus_per_worker or num_cores() / cluster.max_workers
 
 
+def cpus_of_rank(cluster: ClusterConfig) -> float:
+    """What one rank of a trial may use: one core where the job does not say."""
+    return cluster.cpus_per_worker or 1.0
+
+
 def ray_for(
-    cluster: ClusterConfig, surroundings: Surroundings
+    cluster: ClusterConfig, surroundings: Surroundings, *, is_sweep: bool = False
 ) -> AbstractContextManager[RayPlace | None]:
     """Ray, started in the background where the job will need it; it is ended with the context."""
-    if cluster.workers == 1:
+    if cluster.workers == 1 and not is_sweep:
         return nullcontext()
     cpus, ranks = cpus_per_worker(cluster), cluster.max_workers
     return ray_ahead(

@@ -1,5 +1,6 @@
 """What a rank keeps in the job's folder: checkpoints to resume from, and the best weights."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,23 @@ def load_best(job_dir: Path, model: nn.Module) -> dict[str, Any]:
     best = read_whole(job_dir / BEST)
     load_model_tensors(model, best.tensors("model"))
     return best.state
+
+
+def adopt(source: Path, job_dir: Path, fingerprint: str) -> int:
+    """Make the checkpoint of another job the one from which this job goes on; its step.
+
+    Where this job has this very checkpoint already, nothing is changed.
+
+    Raises:
+        CheckpointError: it is damaged, or cannot be written.
+    """
+    given, root = read_whole(source), job_dir / CHECKPOINTS
+    own = checkpoint_path(root, given.step)
+    record = given.state | {"job": fingerprint}
+    if own.exists() and read_whole(own).state == record:  # values of the weights' last evaluation
+        return given.step
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    tensors = {name: given.tensors(name) for name in ("model", "optimizer")}
+    write_whole(own, tensors, {key: record[key] for key in record if key != "format"})
+    return given.step

@@ -1,0 +1,270 @@
+"""Trials under Ray Tune: the driver's side, and the only file beside a trial's that imports it.
+
+Tune places trials, reuses their processes, and its schedulers decide which go on. What a sweep
+knows is in its own journal, not in Tune's snapshots: after a kill a new Tune session is given the
+trials that are left, and its scheduler is told what the others reported.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+from ray.tune.search import Searcher, create_searcher
+
+from jobs.roster import Roster
+from jobs.spec import SweepJob
+from jobs.training import cpus_of_rank
+from jobs.trial_process import IDS, NUM_EVALUATIONS, SCORE, run_trial
+from jobs.trials import Trial, measured, trial_dir
+from tune_spaces.ray_space import ray_space
+from tune_spaces.space import Point, Space
+
+REDUCTION_FACTOR = 3
+"""Of ASHA and HyperBand: a third of the trials goes on at each rung. Source: Li et al. 2018,
+"A System for Massively Parallel Hyperparameter Tuning", section 3 (eta; 4 is their default, and
+3 or 4 are alike); fine-tuning has few evaluations, and 3 gives them more rungs."""
+_FOLDER = "ray"
+_DRIVER_BYTES = 1 << 20
+"""A trial whose workers have their own places takes this much memory of the node, and no core."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the sweep does as trials begin, report and end; called one at a time."""
+
+    begin: Callable[[Trial], None]
+    """The trial's folder is made ready."""
+    started: Callable[[Trial], None]
+    reported: Callable[[Trial, float], None]
+    """The score so far."""
+    ended: Callable[[Trial], None]
+
+
+def run_on_tune(
+    job: SweepJob,
+    space: Space,
+    roster: Roster,
+    hooks: Hooks,
+    *,
+    num_at_once: int,
+    evaluations_per_trial: int,
+) -> None:
+    """Run the trials of the roster to their ends; needs a Ray session.
+
+    Args:
+        job: says how many workers a trial has, and which scheduler decides.
+        space: for schedulers that change a trial under way.
+        roster: hands out the trials, and is told how they end.
+        hooks: what else is to be done.
+        num_at_once: trials that run at the same time.
+        evaluations_per_trial: of a trial that is not ended early.
+    """
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    sweep_dir = roster.sweep_dir
+    for left_over in (_FOLDER, IDS):
+        shutil.rmtree(sweep_dir / left_over, ignore_errors=True)
+    (sweep_dir / IDS).mkdir()
+    watch = _Watch(roster, hooks, job, sweep_dir)
+    scheduler = _scheduler(job, space, evaluations_per_trial)
+    _tell(scheduler, roster)
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, _resources(job)),
+        tune_config=tune.TuneConfig(
+            search_alg=_Handed(watch),
+            scheduler=scheduler,
+            num_samples=max(1, roster.num_trials),
+            max_concurrent_trials=num_at_once,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(sweep_dir / _FOLDER),
+            callbacks=[watch],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=job.cluster.retries),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        for left_over in (_FOLDER, IDS):
+            shutil.rmtree(sweep_dir / left_over, ignore_errors=True)
+
+
+def pauses(job: SweepJob) -> bool:
+    """Whether the scheduler may take a trial's weights elsewhere, or set it aside for a while."""
+    return job.search.scheduler in ("pbt", "hyperband")
+
+
+def _resources(job: SweepJob) -> Any:
+    cluster = job.cluster
+    if cluster.workers != 1:
+        # The workers have a placement group of their own: a core for this one could lock up all.
+        return tune.PlacementGroupFactory([{"CPU": 0, "memory": _DRIVER_BYTES}])
+    bundle = {"cpu": cpus_of_rank(cluster)}
+    return bundle | ({"gpu": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
+
+
+def _scheduler(job: SweepJob, space: Space, max_evaluations: int) -> TrialScheduler:
+    mode = job.search.direction
+    compared = {"time_attr": NUM_EVALUATIONS, "metric": SCORE, "mode": mode}
+    kind = job.search.scheduler
+    if kind == "asha":
+        return ASHAScheduler(
+            **compared,
+            max_t=max(max_evaluations, 1),
+            grace_period=1,
+            reduction_factor=REDUCTION_FACTOR,
+        )
+    if kind == "median":
+        return MedianStoppingRule(**compared, grace_period=1, min_samples_required=3)
+    if kind == "hyperband":
+        return HyperBandScheduler(
+            **compared, max_t=max(max_evaluations, 1), reduction_factor=REDUCTION_FACTOR
+        )
+    if kind == "pbt":
+        # The draws of the space again, and what lies beyond its ends brought back.
+        return PopulationBasedTraining(
+            **compared,
+            perturbation_interval=1,
+            hyperparam_mutations={"params": ray_space(space)},
+            custom_explore_fn=lambda config: config | {"params": space.tidy(config["params"])},
+            log_config=False,
+        )
+    return FIFOScheduler()
+
+
+def _tell(scheduler: TrialScheduler, roster: Roster) -> None:
+    """Let a rule that compares trials know those of earlier sessions."""
+    if not isinstance(scheduler, ASHAScheduler | MedianStoppingRule):
+        return
+    best = max if roster.mode == "max" else min
+    for trial in roster.trials:
+        curve = measured(trial_dir(roster.sweep_dir, trial.number), roster.metric).curve
+        if not trial.is_final or not curve:
+            continue
+        stand_in, values = SimpleNamespace(trial_id=f"earlier-{trial.number}"), []
+        scheduler.on_trial_add(None, stand_in)
+        for count, (_, value) in enumerate(curve, start=1):
+            values.append(value)
+            result = {NUM_EVALUATIONS: count, SCORE: best(values), "time_total_s": float(count)}
+            scheduler.on_trial_result(SimpleNamespace(get_trials=list), stand_in, result)
+        if isinstance(scheduler, MedianStoppingRule):
+            scheduler.on_trial_complete(None, stand_in, {})
+
+
+class _Watch(tune.Callback):  # type: ignore[misc]
+    """Tune's trials in terms of ours."""
+
+    def __init__(self, roster: Roster, hooks: Hooks, job: SweepJob, sweep_dir: Path) -> None:
+        self.roster, self.hooks, self.job, self.sweep_dir = roster, hooks, job, sweep_dir
+        self.numbers: dict[str, int] = {}
+        """By the id that Tune gave."""
+
+    def hand_out(self, tune_id: str) -> dict[str, Any] | None:
+        """The config of the next trial; None: there is none."""
+        trial = self.roster.next()
+        if trial is None:
+            return None
+        self.numbers[tune_id] = trial.number
+        (self.sweep_dir / IDS / tune_id).write_text(str(trial.number))
+        self.hooks.begin(trial)
+        return {
+            "sweep_dir": str(self.sweep_dir),
+            "params": trial.params,
+            "metric": self.roster.metric,
+            "mode": self.roster.mode,
+            "pauses": pauses(self.job),
+            "cluster": self.job.cluster.model_dump(mode="json"),
+        }
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        number = self.numbers[trial.trial_id]
+        ours = self.roster.started(number)
+        if trial.config["params"] != ours.params:
+            ours = self.roster.renumbered(number, dict(trial.config["params"]))
+        self.hooks.started(ours)
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any
+    ) -> None:
+        if SCORE in result:
+            ours = self.roster.trials[self.numbers[trial.trial_id]]
+            ours.step = int(result["step"])
+            self.hooks.reported(ours, float(result[SCORE]))
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._end(trial, died=None)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        times = f"{trial.num_failures} times" if trial.num_failures > 1 else "once"
+        words = "out of memory, or killed from outside" if _was_killed(trial) else _last(trial)
+        self._end(trial, died=f"its process was lost {times}: {words}")
+
+    def _end(self, trial: Any, *, died: str | None) -> None:
+        self.hooks.ended(self.roster.ended(self.numbers[trial.trial_id], died=died))
+
+
+def _was_killed(trial: Any) -> bool:
+    return "ActorDiedError" in str(trial.get_error()) or "OutOfMemory" in str(trial.get_error())
+
+
+def _last(trial: Any) -> str:
+    return str(trial.get_error()).strip().splitlines()[-1][:500]
+
+
+class _Handed(Searcher):  # type: ignore[misc]
+    """Gives Tune the trials of the roster."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__(metric=SCORE, mode=watch.roster.mode)
+        self.watch = watch
+
+    def suggest(self, trial_id: str) -> Any:
+        return self.watch.hand_out(trial_id) or Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """The roster hears of it from the callback, which knows how the trial ended."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The journal has everything."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise AssertionError("Tune restores nothing here")
+
+
+class RaySearcher:
+    """A proposer that Ray wraps, by its name."""
+
+    def __init__(self, name: str, space: Space, *, seed: int, mode: str) -> None:
+        self.space = space
+        self.searcher = create_searcher(name, space=ray_space(space), metric=SCORE, mode=mode)
+        self.asked: set[int] = set()
+
+    def propose(self, index: int) -> Point:
+        """The point of this number."""
+        self.asked.add(index)
+        return self.space.tidy(self.searcher.suggest(str(index)))
+
+    def learn(self, index: int | None, point: Point, value: float | None) -> None:
+        """Tell Ray's searcher; of what it did not propose itself, if it takes that at all."""
+        if index in self.asked:
+            result = {SCORE: value} if value is not None else None
+            self.searcher.on_trial_complete(str(index), result=result, error=value is None)
+        elif value is not None and hasattr(self.searcher, "add_evaluated_point"):
+            self.searcher.add_evaluated_point(point, value)
