@@ -62,13 +62,15 @@ def _of_job(
     source: str, settings: list[str], given: dict[str, Any], surroundings: Surroundings
 ) -> tuple["DataConfig", "ModelConfig", int, Path]:
     from jobs.read import read_job
-    from jobs.spec import FinetuneJob
+    from jobs.spec import TrainingJob
 
     if given:
         raise RequestError(f"--{next(iter(given))} is for a data file; use -s data.KEY=VALUE")
     file = read_job(Path(source), settings, data_dir=surroundings.data_dir)
-    if not isinstance(file.job, FinetuneJob):
-        raise RequestError(f"{source}: kind = {file.job.kind}: only finetune has data to check")
+    if not isinstance(file.job, TrainingJob):
+        raise RequestError(
+            f"{source}: kind = {file.job.kind}: only finetune and sweep have data to check"
+        )
     return file.job.data, file.job.model, file.job.train.seed, file.base_dir
 
 

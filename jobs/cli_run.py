@@ -31,7 +31,7 @@ def _run(
     file: "JobFile", surroundings: Surroundings
 ) -> tuple[dict[str, Any], Callable[[dict[str, Any], "Console"], None]]:
     """Hand the job to the driver of its kind; its document, and how to show it."""
-    from jobs.spec import EvaluateJob, FinetuneJob
+    from jobs.spec import EvaluateJob, FinetuneJob, SweepJob
 
     job, base_dir, say = file.job, file.base_dir, messages()
     if isinstance(job, FinetuneJob):
@@ -55,6 +55,8 @@ def _run(
             job.model, job.data, base_dir=base_dir, surroundings=surroundings, console=say
         )
         return document, show_evaluated
+    if isinstance(job, SweepJob):
+        raise NotImplementedError("kind = sweep: can be validated, not yet run")
     refuse_early(job.model, base_dir, file=job.input, output=job.output)
 
     from jobs.predict import run_predict
@@ -76,9 +78,9 @@ def validate(
     job: JobPath, settings: Settings = None, json: Json = False, debug: Debug = False
 ) -> Answer:
     """Check a job file; show every field and the plan."""
-    from jobs.plan import num_cores, plan_of, plan_warnings
+    from jobs.plan import num_cores, plan_of, plan_warnings, sweep_plan, sweep_warnings
     from jobs.read import read_job
-    from jobs.spec import FinetuneJob, dump
+    from jobs.spec import FinetuneJob, SweepJob, dump
 
     surroundings = from_environment()
     file = read_job(job, settings or (), data_dir=surroundings.data_dir, needs_data=False)
@@ -87,7 +89,11 @@ def validate(
     if isinstance(file.job, FinetuneJob):
         plan = plan_of(file.job, num_cores())
         warnings += plan_warnings(file.job, num_cores())
-    document = {"job": dump(file.job), "plan": plan, "warnings": warnings}
+    document: dict[str, Any] = {"job": dump(file.job), "plan": plan, "warnings": warnings}
+    if isinstance(file.job, SweepJob):
+        document["plan"] = sweep_plan(file.job, num_cores())
+        document["space"] = file.job.search_space.table()
+        warnings += sweep_warnings(file.job, num_cores())
     return Answer(document, lambda out: _show_plan(document, out))
 
 
@@ -107,6 +113,16 @@ def _show_plan(document: dict[str, Any], out: "Console") -> None:
 
     text = yaml.safe_dump(document["job"], sort_keys=False, allow_unicode=True)
     out.print(Syntax(text.rstrip(), "yaml", background_color="default"))
+    if space := document.get("space"):
+        from jobs.tables import cell, plain_table
+
+        plan = document["plan"]
+        points = "more points than can be counted"
+        if plan["points"] is not None:
+            points = f"{cell(plan['points'])} points"
+        title = f"space: {points}, {cell(plan['trials'])} trials"
+        columns = ("field", "kind", "range", "step", "when", "why")
+        out.print(plain_table(columns, [[row[name] for name in columns] for row in space], title))
     for name, value in document["plan"].items():
         out.print(f"# {name.replace('_', ' ')}: {value}")
     for warning in document["warnings"]:

@@ -13,7 +13,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from jobs.faults import Problem, shown
 from jobs.masking import mask_value
 from jobs.names import MODEL_WORDS, NAME_PATTERN, NAME_WORDS
+from jobs.search import Fault
 from jobs.tree import Path_, Tree, dotted
+from tune_spaces.check import SpaceFault
 
 _PATTERN_IN_WORDS = {
     NAME_PATTERN: NAME_WORDS,
@@ -77,13 +79,35 @@ def _explain_one(
     detail: Mapping[str, Any], tree: Tree, schema: dict[str, Any]
 ) -> Iterator[tuple[Problem, Path_]]:
     if detail["type"] == "rules":
-        for field, value, allowed in detail["ctx"]["faults"]:
-            path: Path_ = tuple(field.split("."))
-            yield must_be(tree, path, value, allowed), path
+        for fault in detail["ctx"]["faults"]:
+            yield _explain_rule(fault, tree, schema)
         return
     path = _path_of(detail, tree.values)
     wording = _WORDING.get(detail["type"], _out_of_range)
     yield wording(path, tree, schema), path
+
+
+def _explain_rule(
+    fault: SpaceFault | Fault, tree: Tree, schema: dict[str, Any]
+) -> tuple[Problem, Path_]:
+    """The words of a rule of ours; its field is dotted, or a path where keys hold dots."""
+    if isinstance(fault, SpaceFault):
+        return _explain_space(fault, tree, schema)
+    field, value, allowed = fault
+    path: Path_ = tuple(field.split(".")) if isinstance(field, str) else field
+    return must_be(tree, path, value, allowed), path
+
+
+def _explain_space(fault: SpaceFault, tree: Tree, schema: dict[str, Any]) -> tuple[Problem, Path_]:
+    path: Path_ = ("space", *fault.path)
+    allowed = fault.allowed
+    if fault.like is not None:
+        allowed = allowed_words(_schema_at(schema, tuple(fault.like.split("."))))
+        allowed += f", as {fault.like}"
+    if fault.message is None:
+        return must_be(tree, path, fault.value, str(allowed)), path
+    words = f"{dotted(path)} = {shown(fault.value)}: {fault.message}"
+    return _problem(tree, path, words, fault.value, str(allowed)), path
 
 
 def must_be(tree: Tree, path: Path_, value: Any, allowed: str) -> Problem:

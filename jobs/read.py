@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from jobs.explain import explain, must_be
 from jobs.faults import BadRequestError, Problem
 from jobs.presets import PRESETS, fill
-from jobs.spec import KINDS, KINDS_TO_COME, AnyJob
+from jobs.spec import KINDS, KINDS_TO_COME, AnyJob, SweepJob
 from jobs.tree import Path_, Tree, dotted, override, read_tree
 
 DATA_VARIABLE = "${GPT2CLS_DATA}"
@@ -86,7 +86,10 @@ def _check(tree: Tree) -> AnyJob | None:
     given, tree.values = tree.values, fill(tree.values) | {"kind": likely}
     tree.problems.extend(_not_yet(tree))
     try:
-        return KINDS[likely].model_validate(tree.values)
+        job = KINDS[likely].model_validate(tree.values)
+        if isinstance(job, SweepJob):
+            tree.problems.extend(_ends_of_space(job, tree))
+        return job
     except ValidationError as error:
         tree.problems.extend(explain(error, tree, KINDS[likely]))
         return None
@@ -126,6 +129,25 @@ def _not_yet(tree: Tree) -> Iterator[Problem]:
         value = settings.get(field) if isinstance(settings, dict) else None
         if isinstance(value, str | int) and value is not True and value in refused:
             yield must_be(tree, (block, field), value, allowed)
+        yield from _not_yet_in_space(tree, f"{block}.{field}", refused, allowed)
+
+
+def _not_yet_in_space(tree: Tree, field: str, refused: Any, allowed: str) -> Iterator[Problem]:
+    space = tree.values.get("space")
+    dimension = space.get(field) if isinstance(space, dict) else None
+    for kind, values in dimension.items() if isinstance(dimension, dict) else ():
+        for i, value in enumerate(values if isinstance(values, list) else ()):
+            if isinstance(value, str | int) and value is not True and value in refused:
+                yield must_be(tree, ("space", field, kind, i), value, allowed)
+
+
+def _ends_of_space(job: SweepJob, tree: Tree) -> Iterator[Problem]:
+    """What the ends of the space make wrong with the rest of the job."""
+    from jobs.trial_job import worst_cases
+
+    for path, value, allowed in worst_cases(job):
+        assert isinstance(path, tuple), "worst cases are placed by paths: fields hold dots"
+        yield must_be(tree, path, value, allowed)
 
 
 def _texts(tree: Tree, paths: Sequence[Path_]) -> Iterator[tuple[Path_, dict[str, Any], str]]:

@@ -1,19 +1,17 @@
 """What a job file may say: one strict, frozen model per kind of job."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
 from gpt2cls.config import Block, DataConfig, ModelConfig, Number, Pair, TrainConfig
 from jobs.names import JobName, ModelAddress
-
-METRICS_TO_RAISE = ("accuracy", "macro_f1", "micro_f1", "exact_match")
-METRICS = (*METRICS_TO_RAISE, "log_loss")
-
-Fault = tuple[str, object, str]
-"""Field, value, and what it must be, of a rule that spans several fields."""
+from jobs.search import METRICS, Fault, SearchConfig, SpaceGiven, num_trials, sweep_faults
+from tune_spaces import read_space
+from tune_spaces.fields import FIELDS
+from tune_spaces.space import Space
 
 _Workers = Annotated[int, Field(ge=1, le=512)]
 
@@ -72,10 +70,10 @@ class EvaluationData(Block):
     """Splits the label column into several labels; a list column needs none."""
 
 
-class FinetuneJob(Block):
-    """Fine-tune one classifier."""
+class TrainingJob(Block):
+    """What finetune jobs and sweeps have in common."""
 
-    kind: Literal["finetune"]
+    kind: Literal["finetune", "sweep"]
     """What the job does."""
     name: JobName
     """Of the job, and of the MLflow experiment."""
@@ -90,10 +88,51 @@ class FinetuneJob(Block):
 
     @model_validator(mode="after")
     def _the_parts_fit_each_other(self) -> Self:
-        if faults := [*_data_faults(self.data), *_training_faults(self)]:
+        if faults := [*self._faults()]:
             # One error for all of them: validation stops at the first that is raised.
             raise PydanticCustomError("rules", "several fields do not fit", {"faults": faults})
         return self
+
+    def _faults(self) -> Iterator[Any]:
+        yield from _data_faults(self.data)
+        yield from _training_faults(self)
+
+
+class FinetuneJob(TrainingJob):
+    """Fine-tune one classifier."""
+
+    kind: Literal["finetune"]
+    """What the job does."""
+
+
+class SweepJob(TrainingJob):
+    """Search for the best settings: many finetune jobs that differ in some fields."""
+
+    kind: Literal["sweep"]
+    """What the job does."""
+    space: SpaceGiven = "default"
+    """What varies: a shipped space, or fields such as train.lr with the values they may have."""
+    search: SearchConfig = SearchConfig()
+
+    @property
+    def search_space(self) -> Space:
+        """The space, read."""
+        return read_space(self.space)
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What the fields that may vary have outside the space, by their dotted names."""
+        values = self.model_dump(mode="json", include={"data", "model", "train"})
+        return {field: _at(values, field) for field in FIELDS}
+
+    @property
+    def num_trials(self) -> int:
+        """Points that are tried, not counting repeats."""
+        return num_trials(self.search_space, self.search, self.fixed)
+
+    def _faults(self) -> Iterator[Any]:
+        yield from super()._faults()
+        yield from sweep_faults(self.search_space, self.search, self.fixed)
 
 
 class PredictJob(Block):
@@ -125,15 +164,16 @@ class EvaluateJob(Block):
     data: EvaluationData
 
 
-AnyJob = FinetuneJob | PredictJob | EvaluateJob
+AnyJob = FinetuneJob | SweepJob | PredictJob | EvaluateJob
 Job = Annotated[AnyJob, Field(discriminator="kind")]
 
-KINDS: dict[str, type[FinetuneJob] | type[PredictJob] | type[EvaluateJob]] = {
+KINDS: dict[str, type[FinetuneJob | SweepJob | PredictJob | EvaluateJob]] = {
     "finetune": FinetuneJob,
+    "sweep": SweepJob,
     "predict": PredictJob,
     "evaluate": EvaluateJob,
 }
-KINDS_TO_COME = ("pretrain", "sweep", "distill", "prompt", "pipeline")
+KINDS_TO_COME = ("pretrain", "distill", "prompt", "pipeline")
 
 
 def _data_faults(data: DataConfig) -> Iterator[Fault]:
@@ -149,7 +189,12 @@ def _data_faults(data: DataConfig) -> Iterator[Fault]:
             yield "data.test", data.test, share
 
 
-def _training_faults(job: FinetuneJob) -> Iterator[Fault]:
+def _at(values: dict[str, Any], field: str) -> Any:
+    block, _, name = field.partition(".")
+    return values[block][name]
+
+
+def _training_faults(job: TrainingJob) -> Iterator[Fault]:
     train, cluster = job.train, job.cluster
     if cluster.min_workers > cluster.max_workers:
         yield "cluster.workers", cluster.workers, "[min, max] with min no larger than max"
