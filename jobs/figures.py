@@ -25,10 +25,10 @@ def confusion_figure(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
     """Counts of true (down) against predicted (across); the colour is the share of the row."""
     num_classes = len(labels)
     side = min(11.0, max(3.6, 1.6 + 0.52 * num_classes))
-    figure, axes = _new(side, side)
+    figure, axes = new_figure(side, side)
     shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
-    names = [_short(label) for label in labels]
+    names = [short_label(label) for label in labels]
     size = 9 if num_classes <= 12 else 7 if num_classes <= 30 else 5
     axes.set_xticks(range(num_classes), names, rotation=40, fontsize=size)
     axes.set_yticks(range(num_classes), names, fontsize=size)
@@ -63,7 +63,7 @@ def reliability_figure(reliability: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(4.6, 4.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for axes in (upper, lower):
-        _style(axes)
+        style_axes(axes)
     filled = [row for row in reliability if row["count"]]
     middles = [(row["low"] + row["high"]) / 2 for row in filled]
     width = 1 / max(1, len(reliability)) * 0.9
@@ -90,7 +90,7 @@ def curves_figure(
     curves: Mapping[str, Points], *, ylabel: str, measured: Mapping[str, Points] | None = None
 ) -> Figure:
     """Lines over the step; those of `measured` are dotted, for what is known now and then."""
-    figure, axes = _new(4.6, 2.9)
+    figure, axes = new_figure(4.6, 2.9)
     lines = [(name, points, "") for name, points in curves.items()]
     lines += [(name, points, "o") for name, points in (measured or {}).items()]
     for (name, points, marker), colour in zip(lines, COLOURS * len(lines), strict=False):
@@ -129,14 +129,16 @@ def _saved(figure: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
-def _new(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A picture in the style of the report, in inches, with one pair of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    _style(axes)
+    style_axes(axes)
     return figure, axes
 
 
-def _style(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """Quiet axes: what is measured stands out."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(colors=QUIET, labelsize=8, length=0)
@@ -146,7 +148,8 @@ def _style(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _short(label: str) -> str:
+def short_label(label: str) -> str:
+    """A name that fits beside an axis, with a mark where it was cut."""
     text = "".join(c if c.isprintable() else "\ufffd" for c in label)
     return (
         text if len(text) <= MAX_LABEL_CHARACTERS else text[: MAX_LABEL_CHARACTERS - 1] + "\u2026"

@@ -70,6 +70,11 @@ def write_report(job_dir: Path, output: Path) -> Path:
 
 def render(job_dir: Path) -> str:
     """The page as text."""
+    return filled("report.html.j2", view(job_dir))
+
+
+def filled(template: str, document: Document) -> str:
+    """A page of `jobs/templates/` with the values of the document, every text escaped."""
     environment = Environment(
         loader=PackageLoader("jobs"),
         autoescape=True,
@@ -78,16 +83,16 @@ def render(job_dir: Path) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "percent": percent, "short": short}
-    return environment.get_template("report.html.j2").render(view(job_dir))
+    return environment.get_template(template).render(document)
 
 
 def view(job_dir: Path) -> Document:
     """All that the page shows, as plain values."""
-    job = _read(job_dir / "resolved.json")
-    result = _read(job_dir / "result.json")
+    job = read_document(job_dir / "resolved.json")
+    result = read_document(job_dir / "result.json")
     table = result.get("test") or result.get("validation") or {}
     baselines = result.get("baselines") or {}
-    data = _NO_DATA | _read(job_dir / "data_report.json")
+    data = _NO_DATA | read_document(job_dir / "data_report.json")
     beside = headline(table, baselines)
     ours = beside["rows"][0]["cells"] if table else []
     return {
@@ -109,7 +114,7 @@ def view(job_dir: Path) -> Document:
         "confusion": _confusion(table),
         "confusions": most_confused(table)[:12],
         "reliability": _reliability(table),
-        "mistakes": _read(job_dir / "mistakes.json"),
+        "mistakes": read_document(job_dir / "mistakes.json"),
         "settings": halves(flat({k: v for k, v in job.items() if k not in ("kind", "name")})),
     }
 
@@ -127,12 +132,13 @@ def _facts(job: Document, result: Document, data: Document) -> Iterator[str]:
         alias = f" ({version['alias']})" if version.get("alias") else ""
         yield f"registered as {version['name']} version {version.get('version')}{alias}"
     if total := (result.get("seconds") or {}).get("total"):
-        yield f"took {_duration(total)}"
+        yield f"took {duration(total)}"
     if result.get("run_id"):
         yield f"MLflow run {result['run_id']}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as a person says it."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
@@ -149,7 +155,7 @@ def _curves(path: Path) -> Iterator[Document]:
     for lines, dots, ylabel, caption in _PICTURES:
         curves, measured = drawn(lines), drawn(dots)
         if curves or measured:
-            yield _picture(curves_figure(curves, measured=measured, ylabel=ylabel), caption)
+            yield embedded(curves_figure(curves, measured=measured, ylabel=ylabel), caption)
 
 
 def _points(path: Path) -> dict[str, list[tuple[float, float]]]:
@@ -179,7 +185,7 @@ def _confusion(table: Document) -> Document | None:
     if not table.get("confusion") or len(labels) > MAX_CLASSES_DRAWN:
         return None
     picture = confusion_figure(table["confusion"], labels)
-    return _picture(picture, "Rows are the true classes, columns the predicted ones")
+    return embedded(picture, "Rows are the true classes, columns the predicted ones")
 
 
 def _reliability(table: Document) -> Document | None:
@@ -188,16 +194,17 @@ def _reliability(table: Document) -> Document | None:
     caption = (
         "Accuracy of decisions by their confidence; on the dashed line, 80% sure is right in 80%"
     )
-    return _picture(reliability_figure(table["reliability"]), caption)
+    return embedded(reliability_figure(table["reliability"]), caption)
 
 
-def _picture(figure: Any, caption: str) -> Document:
+def embedded(figure: Any, caption: str) -> Document:
+    """The picture as part of a page, with the words below it."""
     # An image of its own cannot run scripts or clash with the page's names.
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg(figure)).decode()}"
     return {"source": source, "caption": caption}
 
 
-def _read(path: Path) -> Document:
+def read_document(path: Path) -> Document:
     """A JSON document of the job's folder with all texts made visible; empty if not there."""
     if not path.exists():
         return {}
