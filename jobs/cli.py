@@ -8,7 +8,16 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from jobs import cli_cluster, cli_data, cli_jobs, cli_models, cli_run, cli_use, console
+from jobs import (
+    cli_cluster,
+    cli_data,
+    cli_jobs,
+    cli_models,
+    cli_run,
+    cli_sweep,
+    cli_use,
+    console,
+)
 
 app = typer.Typer(
     name="gpt2cls",
@@ -26,6 +35,7 @@ app.command()(cli_jobs.jobs)
 app.command()(cli_jobs.show)
 app.command()(cli_jobs.resume)
 app.command()(cli_jobs.report)
+app.add_typer(cli_sweep.group, name="sweep")
 app.add_typer(cli_models.group, name="models")
 app.command()(cli_use.predict)
 app.command()(cli_use.evaluate)

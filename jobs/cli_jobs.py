@@ -22,7 +22,7 @@ _MAX_SHOWN = 50
 @verb
 def jobs(json: Json = False, debug: Debug = False) -> Answer:
     """List the jobs, the newest first."""
-    store = _settled_store(from_environment())
+    store = settled_store(from_environment())
     document = {"jobs": [_row(job) for job in store.jobs()]}
     return Answer(document, lambda out: _show_jobs(document, out))
 
@@ -33,7 +33,7 @@ def show(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     from jobs.record import run_page
 
     surroundings = from_environment()
-    found = _settled_store(surroundings).get(check_job_id(job))
+    found = settled_store(surroundings).get(check_job_id(job))
     folder = surroundings.home.job_dir(found.id)
     document = _row(found) | {
         "attempts": _attempts(found, folder),
@@ -51,7 +51,12 @@ def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     from jobs.cli_run import show_end
 
     surroundings = from_environment()
-    found = _settled_store(surroundings).get(check_job_id(job))
+    found = settled_store(surroundings).get(check_job_id(job))
+    if found.kind == "sweep":
+        from jobs.cli_sweep import go_on, show_winner
+
+        ended = go_on(found, surroundings)
+        return Answer(ended, lambda out: show_winner(ended, out))
     _refuse_to_resume(found, surroundings.home.job_dir(found.id))
 
     from jobs.finetune import resume_finetune
@@ -81,14 +86,21 @@ def report(
     if is_other or not output.absolute().parent.is_dir():
         raise RequestError(f"-o {output}: name a file in a folder that exists")
 
-    from jobs.page import write_report
+    if found.kind == "sweep":
+        from jobs.sweep_document import write_sweep_document
+        from jobs.sweep_page import write_sweep_page
 
-    write_report(folder, output)
+        write_sweep_document(folder, str(found.state))
+        write_sweep_page(folder, output)
+    else:
+        from jobs.page import write_report
+
+        write_report(folder, output)
     document = {"job_id": found.id, "output": str(output)}
     return Answer(document, lambda out: out.print(f"report of {found.id}: {output}"))
 
 
-def _settled_store(surroundings: Surroundings) -> "Store":
+def settled_store(surroundings: Surroundings) -> "Store":
     """The store, with jobs whose process is gone given their true end."""
     from jobs.settle import settle
     from jobs.store import Store

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jobs.read import JobFile
+    from jobs.spec import SweepJob
 
 
 @verb
@@ -56,7 +57,8 @@ def _run(
         )
         return document, show_evaluated
     if isinstance(job, SweepJob):
-        raise NotImplementedError("kind = sweep: can be validated, not yet run")
+        refuse_if_unwritable(surroundings.home)
+        return _run_sweep(file, job, surroundings)
     refuse_early(job.model, base_dir, file=job.input, output=job.output)
 
     from jobs.predict import run_predict
@@ -71,6 +73,29 @@ def _run(
         spreadsheet_safe=job.spreadsheet_safe,
     )
     return document, show_predicted
+
+
+def _run_sweep(
+    file: "JobFile", job: "SweepJob", surroundings: Surroundings
+) -> tuple[dict[str, Any], Callable[[dict[str, Any], "Console"], None]]:
+    from jobs.cli_sweep import show_winner
+    from jobs.head_trials import are_heads_alone
+    from jobs.plan import num_cores, refuse_if_never_fits
+    from jobs.training import ray_for
+
+    refuse_if_never_fits(job, num_cores())
+    with ray_for(job.cluster, surroundings, is_needed=not are_heads_alone(job)) as ray:
+        from jobs.sweep import run_sweep
+
+        document = run_sweep(
+            file.text,
+            job,
+            base_dir=file.base_dir,
+            surroundings=surroundings,
+            console=messages(),
+            ray=ray,
+        )
+    return document, show_winner
 
 
 @verb

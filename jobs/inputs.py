@@ -10,12 +10,11 @@ from gpt2cls.data.prepare import Prepared
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.data.tokenizer_source import get_tokenizer
 from gpt2cls.training.payload import RankPayload
-from jobs.plan import num_cores, threads_per_worker
-from jobs.spec import FinetuneJob
+from jobs.spec import FinetuneJob, SweepJob
 
 
 def tokenizer_of(
-    job: FinetuneJob, prepared: Prepared, surroundings: Surroundings, base_dir: Path
+    job: FinetuneJob | SweepJob, prepared: Prepared, surroundings: Surroundings, base_dir: Path
 ) -> TextTokenizer:
     """The tokenizer that a job names, read or trained; cached."""
     return get_tokenizer(
@@ -24,7 +23,10 @@ def tokenizer_of(
 
 
 def tokens_of(
-    job: FinetuneJob, prepared: Prepared, tokenizer: TextTokenizer, surroundings: Surroundings
+    job: FinetuneJob | SweepJob,
+    prepared: Prepared,
+    tokenizer: TextTokenizer,
+    surroundings: Surroundings,
 ) -> dict[str, Path]:
     """The folder with the tokens of each split; cached."""
     cache_dir, max_length = surroundings.home.cache, job.data.max_length
@@ -52,6 +54,7 @@ def payload_of(
     job_dir: Path,
     base_dir: Path,
     cache_dir: Path,
+    threads: int,
 ) -> RankPayload:
     """What every rank of a job is told."""
     return RankPayload(
@@ -69,6 +72,6 @@ def payload_of(
         base_dir=base_dir,
         select_metric=job.registration.gate.metric,
         cache_dir=cache_dir,
-        threads=threads_per_worker(job.cluster, num_cores()),
+        threads=threads,
         device="cuda" if job.cluster.gpus_per_worker else "auto",
     )

@@ -6,14 +6,11 @@ was told: a resumed sweep makes a new one, tells it what is known, and goes on.
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from tune_spaces.space import Point, Space
-
-if TYPE_CHECKING:
-    import optuna
 
 
 class Proposer(Protocol):
@@ -71,8 +68,7 @@ class Learned:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._suggest, self._distributions = suggest, distributions
         self.space, self.fixed, self.seed = space, fixed, seed
-        direction = "maximize" if mode == "max" else "minimize"
-        self.study = optuna.create_study(direction=direction)
+        self.study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
         self.under_way: dict[int, optuna.trial.Trial] = {}
 
     def propose(self, index: int) -> Point:

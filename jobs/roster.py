@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.proposals import Proposer
-from jobs.spec import SearchConfig
+from jobs.search import SearchConfig
 from jobs.trials import (
     Journal,
     Trial,
@@ -46,7 +46,7 @@ class Roster:
         self.sweep_dir, self.search, self.proposer = sweep_dir, search, proposer
         self.num_configurations, self.first_seed = num_configurations, first_seed
         self.first_points = first_points
-        self.metric, self.mode = search.metric_name, search.direction
+        self.metric, self.mode = search.metric, search.best_mode
         self.journal = Journal(sweep_dir)
         self.trials = self.journal.read()
         self.why_no_more: str | None = None
@@ -116,9 +116,7 @@ class Roster:
     def ended(self, number: int, *, died: str | None = None) -> Trial:
         """The trial's process is done with it, or was lost."""
         trial = self.trials[number]
-        settle_trial(
-            trial, trial_dir(self.sweep_dir, number), self.metric, self.mode, died=died
-        )
+        settle_trial(trial, trial_dir(self.sweep_dir, number), self.metric, self.mode, died=died)
         if trial.status == "KILLED":
             trial.cause = self.why_no_more or "the sweep was stopped"
         self.journal.write(trial)

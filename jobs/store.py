@@ -121,14 +121,15 @@ class Store:
             return self.get(job_id)
         raise AssertionError("ids never end")
 
-    def start(self, job_id: str, *, by_resume: bool = False) -> Job:
-        """Make this process the owner of one more attempt.
+    def start(self, job_id: str, *, by_resume: bool = False, extends: bool = False) -> Job:
+        """Make this process the owner of one more attempt; `extends`: of one that has succeeded.
 
         Raises:
             RequestError: the job may not start now; the text says why and what to do.
         """
         job = self.get(job_id)
-        if not may_change(job.state, State.RUNNING, by_resume=by_resume):
+        more = extends and job.state is State.SUCCEEDED
+        if not more and not may_change(job.state, State.RUNNING, by_resume=by_resume):
             raise RequestError(why_not_started(job))
         values = {"state": State.RUNNING, "reason": "", "ended_unix_s": None, **_this_process()}
         values |= {"num_attempts": job.num_attempts + 1}

@@ -121,9 +121,7 @@ def find_or_create_run(
         experiment_id = _find_or_create_experiment(client, experiment)
         runs = find_runs(client, experiment_id, job_id)
         if not runs:
-            client.create_run(
-                experiment_id, start_time=start_ms, tags=tags, run_name=run_name
-            )
+            client.create_run(experiment_id, start_time=start_ms, tags=tags, run_name=run_name)
             # Looked up, not taken from the answer: another process may have been faster.
             runs = find_runs(client, experiment_id, job_id)
         return runs[0]

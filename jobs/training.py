@@ -30,16 +30,11 @@ def cpus_per_worker(cluster: ClusterConfig) -> float:
     return cluster.cpus_per_worker or num_cores() / cluster.max_workers
 
 
-def cpus_of_rank(cluster: ClusterConfig) -> float:
-    """What one rank of a trial may use: one core where the job does not say."""
-    return cluster.cpus_per_worker or 1.0
-
-
 def ray_for(
-    cluster: ClusterConfig, surroundings: Surroundings, *, is_sweep: bool = False
+    cluster: ClusterConfig, surroundings: Surroundings, *, is_needed: bool | None = None
 ) -> AbstractContextManager[RayPlace | None]:
     """Ray, started in the background where the job will need it; it is ended with the context."""
-    if cluster.workers == 1 and not is_sweep:
+    if not (cluster.workers != 1 if is_needed is None else is_needed):
         return nullcontext()
     cpus, ranks = cpus_per_worker(cluster), cluster.max_workers
     return ray_ahead(
@@ -88,7 +83,7 @@ def _under_ray(payload: RankPayload, cluster: ClusterConfig, ray: RayPlace) -> N
         from jobs.rank import train_on_ray
 
         # Not in the main thread: there Ray Train would replace our signal handlers.
-        _in_a_thread(
+        in_a_thread(
             lambda: train_on_ray(
                 payload.model_dump(mode="json"),
                 workers=cluster.workers,
@@ -103,7 +98,8 @@ def _under_ray(payload: RankPayload, cluster: ClusterConfig, ray: RayPlace) -> N
         raise JobFailed(failure.read_text())
 
 
-def _in_a_thread(body: Callable[[], None]) -> None:
+def in_a_thread(body: Callable[[], None], poll: Callable[[], None] = lambda: None) -> None:
+    """Wait for a thread, looking around five times a second; what it raises is raised here."""
     caught: list[BaseException] = []
 
     def guarded() -> None:
@@ -116,6 +112,7 @@ def _in_a_thread(body: Callable[[], None]) -> None:
     thread.start()
     while thread.is_alive():
         thread.join(0.2)  # short, so that signals are handled meanwhile
+        poll()
     if caught:
         raise caught[0]
 

@@ -8,7 +8,6 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +125,8 @@ def _with_workers(
     payload: RankPayload, cluster: ClusterConfig, reporter: Reporter, sweep_dir: Path
 ) -> None:
     """Ray Train runs the ranks; this process only follows what they write."""
+    from jobs.plan import cpus_per_trial_worker
     from jobs.rank import train_on_ray
-    from jobs.training import cpus_of_rank
 
     stop_file, of_all = payload.job_dir / STOP_FILE, sweep_dir / STOP_FILE
     tail = EventTail(payload.job_dir / EVENTS_FILE, from_end=True)
@@ -138,7 +137,7 @@ def _with_workers(
             train_on_ray(
                 payload.model_dump(mode="json"),
                 workers=cluster.workers,
-                cpus_per_worker=cpus_of_rank(cluster),
+                cpus_per_worker=cpus_per_trial_worker(cluster),
                 gpus_per_worker=cluster.gpus_per_worker,
                 retries=cluster.retries,
             )
@@ -148,7 +147,7 @@ def _with_workers(
     thread = threading.Thread(target=train, daemon=True)
     thread.start()
     try:
-        _follow(thread, tail, reporter, lambda: of_all.exists() and stop_file.touch())
+        _follow(thread, tail, reporter, stop_file, of_all)
     finally:  # also when the trial is not to go on: its workers give everything back first
         stop_file.touch()
         thread.join()
@@ -157,12 +156,13 @@ def _with_workers(
 
 
 def _follow(
-    thread: threading.Thread, tail: EventTail, reporter: Reporter, look: Callable[[], object]
+    thread: threading.Thread, tail: EventTail, reporter: Reporter, stop_file: Path, of_all: Path
 ) -> None:
     is_over = False
     while not is_over:
         is_over = not thread.is_alive()  # after the end, one more look
-        look()
+        if of_all.exists():
+            stop_file.touch()
         for event in tail.read_new():
             reporter(event)
         time.sleep(0 if is_over else 0.1)

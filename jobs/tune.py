@@ -24,9 +24,9 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import Searcher, create_searcher
 
+from jobs.plan import cpus_per_trial_worker
 from jobs.roster import Roster
 from jobs.spec import SweepJob
-from jobs.training import cpus_of_rank
 from jobs.trial_process import IDS, NUM_EVALUATIONS, SCORE, run_trial
 from jobs.trials import Trial, measured, trial_dir
 from tune_spaces.ray_space import ray_space
@@ -116,12 +116,12 @@ def _resources(job: SweepJob) -> Any:
     if cluster.workers != 1:
         # The workers have a placement group of their own: a core for this one could lock up all.
         return tune.PlacementGroupFactory([{"CPU": 0, "memory": _DRIVER_BYTES}])
-    bundle = {"cpu": cpus_of_rank(cluster)}
+    bundle = {"cpu": cpus_per_trial_worker(cluster)}
     return bundle | ({"gpu": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
 
 
 def _scheduler(job: SweepJob, space: Space, max_evaluations: int) -> TrialScheduler:
-    mode = job.search.direction
+    mode = job.search.best_mode
     compared = {"time_attr": NUM_EVALUATIONS, "metric": SCORE, "mode": mode}
     kind = job.search.scheduler
     if kind == "asha":

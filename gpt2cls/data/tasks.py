@@ -73,3 +73,21 @@ class Split:
     def where(self, row: int) -> str:
         """For example "train.csv:17"."""
         return f"row {row + 1}" if self.origin is None else self.origin.where(row)
+
+
+def joined(first: Split, second: Split) -> Split:
+    """The rows of both splits; where a row came from is forgotten."""
+    import numpy as np
+    import pyarrow as pa
+
+    def chained(a: "pa.ChunkedArray", b: "pa.ChunkedArray") -> "pa.ChunkedArray":
+        return pa.chunked_array([*a.chunks, *b.chunks], type=a.type)
+
+    has_pairs = first.pairs is not None and second.pairs is not None
+    has_keys = first.keys is not None and second.keys is not None
+    return Split(
+        chained(first.texts, second.texts),
+        chained(first.pairs, second.pairs) if has_pairs else None,
+        np.concatenate([first.labels, second.labels]),
+        np.concatenate([first.keys, second.keys]) if has_keys else None,
+    )

@@ -42,6 +42,13 @@ def faults_alone(payload: RankPayload) -> list[str]:
     return faults
 
 
+def fields_of_each_head() -> set[str]:
+    """The fields of a job file in which jobs of one group may differ."""
+    return {f"model.{name}" for name in _OF_EACH_MODEL} | {
+        f"train.{name}" for name in _OF_EACH_TRAIN
+    }
+
+
 def group_key(payload: RankPayload) -> dict[str, Any]:
     """What all jobs of a group must have alike, by the name of the field."""
     key = payload.model_dump(mode="json", exclude={"model", "train", *_OF_EACH_PAYLOAD})

@@ -1,0 +1,229 @@
+"""One process working on one job that trains: what finetune jobs and sweeps have in common.
+
+Every stage can be repeated: data and tokens are cached by content, training goes on from its
+newest checkpoint, and what MLflow and the registry have already is not made again. So resuming
+a job is running it once more under its old id.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cluster.home import Surroundings
+from cluster.local import RayPlace
+from gpt2cls.data.check import check
+from gpt2cls.data.encode import open_tokens
+from gpt2cls.data.prepare import Prepared, prepare
+from gpt2cls.data.tokenizer import TextTokenizer
+from gpt2cls.training.payload import RankPayload
+from jobs.data_tables import report_tables
+from jobs.errors import JobFailed, JobStopped
+from jobs.inputs import tokenizer_of, tokens_of
+from jobs.joblog import JobLog
+from jobs.provenance import run_tags
+from jobs.record import Record, run_page
+from jobs.spec import FinetuneJob, SweepJob, dump
+from jobs.spool import write_json
+from jobs.states import State
+from jobs.store import Store
+from jobs.tables import metrics_table
+
+JOB_FILE = "job.yaml"
+RESOLVED_FILE = "resolved.json"
+ORIGIN_FILE = "origin.json"
+_RECORD_WAIT_S = 60.0
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - started_s, 2)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The data of a job, and a tokenizer for it."""
+
+    prepared: Prepared
+    tokenizer: TextTokenizer
+
+
+def read_data(job: FinetuneJob | SweepJob, base_dir: Path, surroundings: Surroundings) -> Ready:
+    """Read and divide the data of a job; creates nothing but cache files.
+
+    Raises:
+        RequestError: the data or the model cannot be used.
+    """
+    prepared = prepare(job.data, base_dir=base_dir, seed=job.train.seed)
+    return Ready(prepared, tokenizer_of(job, prepared, surroundings, base_dir))
+
+
+def new_job(
+    text: str, job: FinetuneJob | SweepJob, base_dir: Path, surroundings: Surroundings
+) -> str:
+    """Write a new job down, owned by this process; its id."""
+    store = Store(surroundings.home)
+    job_id = store.create(name=job.name, kind=job.kind, spec=dump(job)).id
+    job_dir = surroundings.home.job_dir(job_id)
+    job_dir.mkdir(parents=True)
+    (job_dir / JOB_FILE).write_text(text, encoding="utf-8")
+    write_json(job_dir / RESOLVED_FILE, dump(job))
+    write_json(job_dir / ORIGIN_FILE, {"base_dir": str(base_dir)})
+    store.start(job_id)
+    return job_id
+
+
+def base_dir_of(job_dir: Path) -> Path:
+    """The folder from which the paths of a job's file are taken."""
+    return Path(json.loads((job_dir / ORIGIN_FILE).read_text())["base_dir"])
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What every stage of a job needs to know."""
+
+    job_id: str
+    base_dir: Path
+    surroundings: Surroundings
+    console: Console
+    ray: RayPlace | None
+    record: Record
+    log: JobLog
+    watch: Stopwatch
+
+    @property
+    def dir(self) -> Path:
+        return self.surroundings.home.job_dir(self.job_id)
+
+
+def run_attempt(
+    job_id: str,
+    job: FinetuneJob | SweepJob,
+    work: Callable[[Attempt, Ready], dict[str, Any]],
+    *,
+    surroundings: Surroundings,
+    console: Console,
+    ray: RayPlace | None,
+    watch: Stopwatch,
+    ready: Ready | None = None,
+) -> dict[str, Any]:
+    """Do the work of a job; whatever happens, the store and the record end with the truth."""
+    job_dir = surroundings.home.job_dir(job_id)
+    store, log = Store(surroundings.home), JobLog(job_dir / "job.log", console)
+    log.say(f"job {job_id}")
+    record = _open_record(job_id, job, surroundings, log)
+    base_dir = base_dir_of(job_dir)
+    attempt = Attempt(job_id, base_dir, surroundings, console, ray, record, log, watch)
+    try:
+        document = work(attempt, ready or read_data(job, base_dir, surroundings))
+    except BaseException as error:
+        _end_early(attempt, store, error)
+        raise
+    record.artifact(log.path)
+    if record.run_id:
+        store.set_run_id(job_id, record.run_id)
+    store.finish(job_id, State.SUCCEEDED)
+    if not record.finish("FINISHED", _RECORD_WAIT_S):
+        log.say(f"MLflow did not take everything; the rest waits in {job_dir / 'record'}")
+    page = run_page(job_dir, surroundings)
+    return document | {"run_id": record.run_id, "status": "FINISHED", "run_page": page}
+
+
+def _open_record(
+    job_id: str, job: FinetuneJob | SweepJob, surroundings: Surroundings, log: JobLog
+) -> Record:
+    job_dir = surroundings.home.job_dir(job_id)
+    record = Record(
+        job_dir,
+        surroundings,
+        job_id=job_id,
+        experiment=job.name,
+        log=log.say,
+        starts_server=surroundings.tracking_uri is None,
+    )
+    record.params(_flat(dump(job)))
+    record.tags(run_tags())
+    record.artifact(job_dir / JOB_FILE)
+    record.artifact(job_dir / RESOLVED_FILE)
+    return record
+
+
+def _end_early(attempt: Attempt, store: Store, error: BaseException) -> None:
+    """Tell the store and the record how an attempt ended that did not succeed."""
+    job_id, log, record = attempt.job_id, attempt.log, attempt.record
+    is_stop = isinstance(error, JobStopped | KeyboardInterrupt)
+    reason = str(error) or type(error).__name__
+    how = "stopped" if is_stop else "failed"
+    log.write(f"job {job_id}: {how}: {reason}")
+    store.finish(job_id, State.STOPPED if is_stop else State.FAILED, reason[:2000])
+    record.artifact(log.path)
+    record.finish("KILLED" if is_stop else "FAILED", _RECORD_WAIT_S / 4)
+    if isinstance(error, JobFailed | JobStopped):
+        log.say(f"`gpt2cls resume {job_id}` goes on from what is done")
+
+
+def encode_and_check(
+    attempt: Attempt, job: FinetuneJob | SweepJob, ready: Ready
+) -> dict[str, Path]:
+    """Tokens of every split, and the data report on screen, on disk and in the record."""
+    with attempt.watch.stage("tokens"):
+        tokens = tokens_of(job, ready.prepared, ready.tokenizer, attempt.surroundings)
+        lengths = {name: open_tokens(path).full_lengths for name, path in tokens.items()}
+        report = check(ready.prepared, full_lengths=lengths, max_length=job.data.max_length)
+    write_json(attempt.dir / "data_report.json", report.model_dump(mode="json"))
+    attempt.log.show(report_tables(report))
+    attempt.record.tags({"gpt2cls.data_fingerprint": ready.prepared.fingerprint})
+    attempt.record.artifact(attempt.dir / "data_report.json")
+    return tokens
+
+
+def measure_and_register(
+    attempt: Attempt, job: FinetuneJob, ready: Ready, payload: RankPayload
+) -> dict[str, Any]:
+    """Measure the best weights of a finished training, and register them if the job asks for it."""
+    # What measures and registers is imported now: nobody waits for a first step any more.
+    from jobs.outcome import measure
+    from jobs.publish import publish
+
+    prepared, record, log = ready.prepared, attempt.record, attempt.log
+    with attempt.watch.stage("test"):
+        outcome = measure(prepared, ready.tokenizer, payload, job, attempt.dir)
+    rows = f"{outcome.table['rows']:,} {outcome.split} rows"
+    log.show(metrics_table(outcome.table, outcome.baselines, f"{job.name}: {rows}"))
+    record.metrics(outcome.points(), step=outcome.step)
+    document = {"job_id": attempt.job_id, **outcome.document()}
+    with attempt.watch.stage("register"):
+        document |= publish(
+            job, attempt.job_id, outcome, prepared, record, attempt.surroundings, log
+        )
+    document["seconds"] = attempt.watch.seconds
+    write_json(attempt.dir / "result.json", document)
+    for figure in outcome.figures:
+        record.artifact(figure, "figures")
+    return document
+
+
+def _flat(block: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """{"train": {"lr": 0.1}} as {"train.lr": 0.1}."""
+    flat: dict[str, Any] = {}
+    for name, value in block.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{before}{name}.")
+        else:
+            flat[before + name] = value
+    return flat

@@ -1,0 +1,439 @@
+"""One sweep, from its job file to the registered winner.
+
+A trial is a finetune job without a registration, in a folder of its own; the sweep reads, checks
+and tokenises the data once, and only the best trial is measured on the test split and packaged.
+"""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cluster.home import Surroundings
+from cluster.local import RayPlace, ray_session
+from gpt2cls.errors import RequestError
+from gpt2cls.training.payload import STOP_FILE, RankPayload
+from gpt2cls.training.schedule import rhythm_steps, total_steps
+from jobs.attempt import (
+    Attempt,
+    Ready,
+    Stopwatch,
+    encode_and_check,
+    measure_and_register,
+    new_job,
+    read_data,
+    run_attempt,
+)
+from jobs.errors import JobFailed, JobStopped
+from jobs.inputs import payload_of, tokenizer_of, tokens_of, write_labels
+from jobs.plan import cpus_per_trial_worker, num_cores, refuse_if_never_fits, sweep_plan
+from jobs.proposals import new_proposer
+from jobs.roster import Roster
+from jobs.spec import FinetuneJob, SweepJob
+from jobs.spool import Spool, write_json
+from jobs.store import Store
+from jobs.sweep_document import sweep_document, write_head, write_sweep_document
+from jobs.sweep_screen import SweepScreen
+from jobs.training import in_a_thread, ray_for, stop_on_signal
+from jobs.trial_job import trial_job
+from jobs.trials import CHANGES_FILE, PAYLOAD_FILE, Trial, child_id, trial_dir
+
+TRIAL_JOB_FILE = "resolved.json"
+
+
+def run_sweep(
+    text: str,
+    job: SweepJob,
+    base_dir: Path,
+    surroundings: Surroundings,
+    console: Console,
+    ray: RayPlace | None,
+) -> dict[str, Any]:
+    """Run a sweep to its end; the document of `gpt2cls run --json`.
+
+    Raises:
+        RequestError: the data, the model or an earlier sweep cannot be used; nothing was created.
+        JobFailed, JobStopped: the sweep ended early; its record says so.
+    """
+    refuse_if_never_fits(job, num_cores())
+    watch = Stopwatch()
+    with watch.stage("data"):
+        ready = read_data(job, base_dir, surroundings)
+    refuse_unmeasured(job, ready)
+    _earlier(job, surroundings)
+    job_id = new_job(text, job, base_dir, surroundings)
+    return run_attempt(
+        job_id,
+        job,
+        lambda attempt, data: Sweep(attempt, job, data, job.num_trials).run(),
+        surroundings=surroundings,
+        console=console,
+        ray=ray,
+        watch=watch,
+        ready=ready,
+    )
+
+
+def resume_sweep(
+    job_id: str, surroundings: Surroundings, console: Console, *, trials: int | None = None
+) -> dict[str, Any]:
+    """Go on with a sweep, in the same MLflow runs; `trials`: with so many configurations in all.
+
+    Raises:
+        RequestError: there is no such sweep, its state does not allow it, or it has more trials.
+    """
+    store = Store(surroundings.home)
+    row = store.get(job_id)
+    job = SweepJob.model_validate(row.spec)
+    refuse_if_never_fits(job, num_cores())
+    num_configurations = trials or job.num_trials
+    store.start(row.id, by_resume=True, extends=trials is not None)
+    with ray_for(job.cluster, surroundings, is_needed=needs_ray(job)) as ray:
+        return run_attempt(
+            row.id,
+            job,
+            lambda attempt, data: Sweep(attempt, job, data, num_configurations).run(),
+            surroundings=surroundings,
+            console=console,
+            ray=ray,
+            watch=Stopwatch(),
+        )
+
+
+def needs_ray(job: SweepJob) -> bool:
+    """Whether trials get processes of their own; heads over one frozen backbone share one."""
+    from jobs.head_trials import are_heads_alone
+
+    return not are_heads_alone(job)
+
+
+def refuse_unmeasured(job: SweepJob, ready: Ready) -> None:
+    """Say no to a metric that trials on this data will never have."""
+    from gpt2cls.training.classification import check_metric
+
+    try:
+        check_metric(job.search.metric, ready.prepared.validation.labels, ready.prepared.task)
+    except RequestError as error:
+        raise RequestError(f"search.metric = {job.search.metric}: {error}") from error
+
+
+class Sweep:
+    """One attempt at a sweep. Its methods are called from one thread at a time."""
+
+    def __init__(
+        self, attempt: Attempt, job: SweepJob, ready: Ready, num_configurations: int
+    ) -> None:
+        self.attempt, self.job, self.ready = attempt, job, ready
+        self.dir, self.record, self.log = attempt.dir, attempt.record, attempt.log
+        self.space, self.search = job.search_space, job.search
+        self.num_configurations = num_configurations
+        self.labels: dict[str, Path] = {}
+        self.spools: dict[int, Spool] = {}
+        self.started_unix_s = time.time()
+
+    def run(self) -> dict[str, Any]:
+        """All trials, then the winner; the document of the sweep."""
+        attempt = self.attempt
+        encode_and_check(attempt, self.job, self.ready)
+        self.labels = write_labels(self.ready.prepared, self.dir)
+        self.roster = self._roster()
+        self.screen = SweepScreen(self.log, self.roster, self.search)
+        self.screen.begin(sweep_plan(self.job, num_cores()), self.space)
+        self._write_head()
+        (self.dir / STOP_FILE).unlink(missing_ok=True)
+        with attempt.watch.stage("trials"):
+            self._train()
+        best = self.roster.best
+        if best is None:
+            raise JobFailed(f"no trial came to a result; {self._first_cause()}")
+        self._tag_best(best)
+        document = self._finish(best)
+        self._publish_page()
+        return document | {"trials": sweep_document(self.dir)["trials"]}
+
+    def _roster(self) -> Roster:
+        fixed, search = self.job.fixed, self.search
+        proposer = new_proposer(
+            search.searcher, self.space, fixed, seed=search.seed, mode=search.best_mode
+        )
+        known = _earlier(self.job, self.attempt.surroundings)
+        for trial in known:
+            proposer.learn(None, trial["params"], trial["metric"])
+        sign = 1 if search.best_mode == "max" else -1
+        best = max(known, key=lambda t: sign * t["metric"], default=None)
+        return Roster(
+            self.dir,
+            search,
+            proposer,
+            num_configurations=self.num_configurations,
+            first_seed=self.job.train.seed,
+            first_points=[best["params"]] if best else [],
+        )
+
+    def _train(self) -> None:
+        from jobs.head_trials import are_heads_alone, run_head_trials
+
+        deadline_s = None
+        if self.search.time_budget_s is not None:
+            deadline_s = time.monotonic() + self.search.time_budget_s
+        with stop_on_signal(self.dir / STOP_FILE), self.screen:
+            if are_heads_alone(self.job):
+                in_a_thread(lambda: run_head_trials(self), lambda: self._look(deadline_s))
+            else:
+                self._on_ray(deadline_s)
+        if (self.dir / STOP_FILE).exists():
+            done = self.roster.num_ended
+            raise JobStopped(f"stopped after {done} of {self.roster.num_trials} trials")
+
+    def _on_ray(self, deadline_s: float | None) -> None:
+        assert self.attempt.ray is not None, "needs_ray() said so"
+        # Ray puts its own handlers in place of ours; hence once more, within its session.
+        with ray_session(self.attempt.ray), stop_on_signal(self.dir / STOP_FILE):
+            from jobs.tune import Hooks, run_on_tune
+
+            hooks = Hooks(self.begin, self.started, self.reported, self.ended)
+            plan = sweep_plan(self.job, num_cores())
+            in_a_thread(
+                lambda: run_on_tune(
+                    self.job,
+                    self.space,
+                    self.roster,
+                    hooks,
+                    num_at_once=plan["trials_at_a_time"],
+                    evaluations_per_trial=self._evaluations_per_trial(),
+                ),
+                lambda: self._look(deadline_s),
+            )
+
+    def _look(self, deadline_s: float | None) -> None:
+        """What has to be done between the events of trials."""
+        self.screen.refresh()
+        if self.roster.why_no_more is None and (self.dir / STOP_FILE).exists():
+            self.roster.why_no_more = "the sweep was stopped"
+        if deadline_s is not None and time.monotonic() > deadline_s:
+            self._wind_down(f"search.time_budget_s = {self.search.time_budget_s:g} is spent")
+
+    def _wind_down(self, why: str) -> None:
+        """No trial begins any more, and those under way stop at their next step."""
+        if self.roster.why_no_more is None:
+            self.roster.why_no_more = why
+            self.log.say(f"{why}: the trials under way are stopped")
+        for trial in list(self.roster.trials):
+            if trial.status == "RUNNING":
+                (trial_dir(self.dir, trial.number) / STOP_FILE).touch()
+
+    def _evaluations_per_trial(self) -> int:
+        train = self.job.train
+        steps_per_epoch = -(-len(self.ready.prepared.train.labels) // train.batch_size)
+        num_steps = total_steps(train, steps_per_epoch)
+        return -(-num_steps // rhythm_steps(train.eval_every, steps_per_epoch))
+
+    def begin(self, trial: Trial) -> None:
+        """Make the folder of a trial ready, and its run."""
+        folder = trial_dir(self.dir, trial.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        job = self.job_of(trial)
+        write_json(folder / TRIAL_JOB_FILE, job.model_dump(mode="json", by_alias=True))
+        (folder / PAYLOAD_FILE).write_text(self.payload_of(trial, job).model_dump_json())
+        self.spools[trial.number] = spool = self.record.child(
+            folder,
+            job_id=child_id(self.attempt.job_id, trial.number),
+            run_name=f"trial {trial.number}",
+        )
+        spool.params(trial.params | {"train.seed": job.train.seed})
+        spool.tags({"gpt2cls.sweep_id": self.attempt.job_id, "gpt2cls.trial": str(trial.number)})
+
+    def started(self, trial: Trial) -> None:
+        """A process works on the trial."""
+        self._tell_changes(trial)
+
+    def reported(self, trial: Trial, score: float) -> None:
+        """The trial measured itself, and goes on unless the scheduler says no."""
+        trial.metric = score
+        self._tell_changes(trial)
+
+    def ended(self, trial: Trial) -> None:
+        """Write down how a trial ended, and free what it needs no more."""
+        self._tell_changes(trial)
+        spool = self.spools.pop(trial.number)
+        tags = {"gpt2cls.pruned": "true" if trial.pruned else "false"}
+        spool.tags(tags | ({"gpt2cls.cause": trial.cause} if trial.cause else {}))
+        if trial.metric is not None:
+            spool.metrics({f"best/{self.search.metric}": trial.metric}, step=trial.step)
+        spool.status(trial.status)
+        spool.close()
+        self._tidy()
+        self.screen.ended(trial)
+        best = self.roster.best
+        if best is not None and best.metric is not None:
+            best_so_far = {f"best/{self.search.metric}": best.metric}
+            self.record.metrics(best_so_far, step=self.roster.num_ended)
+
+    def job_of(self, trial: Trial) -> FinetuneJob:
+        """The finetune job of a trial, registered as the sweep is."""
+        seed = None if "train.seed" in trial.params else trial.seed
+        job = trial_job(self.job, trial.params, seed)
+        rhythm = {"checkpoint_every": job.train.eval_every} if self._pauses else {}
+        return job.model_copy(
+            update={
+                "registration": self.job.registration,
+                "train": job.train.model_copy(update=rhythm),
+            }
+        )
+
+    @property
+    def _pauses(self) -> bool:
+        return self.search.scheduler in ("pbt", "hyperband")
+
+    def payload_of(self, trial: Trial, job: FinetuneJob) -> RankPayload:
+        """What the trial's process is told; tokens are made only where a trial needs other ones."""
+        ready, attempt = self.ready, self.attempt
+        tokenizer = ready.tokenizer
+        if job.model.tokenizer != self.job.model.tokenizer or (
+            job.model.backbone != self.job.model.backbone
+        ):
+            tokenizer = tokenizer_of(job, ready.prepared, attempt.surroundings, attempt.base_dir)
+        payload = payload_of(
+            job,
+            ready.prepared,
+            tokenizer,
+            tokens_of(job, ready.prepared, tokenizer, attempt.surroundings),
+            self.labels,
+            job_dir=trial_dir(self.dir, trial.number),
+            base_dir=attempt.base_dir,
+            cache_dir=attempt.surroundings.home.cache,
+            threads=max(int(cpus_per_trial_worker(job.cluster)), 1),
+        )
+        return payload.model_copy(update={"select_metric": self.search.metric})
+
+    def _tell_changes(self, trial: Trial) -> None:
+        """What a scheduler changed under way, as metrics over steps."""
+        path = trial_dir(self.dir, trial.number) / CHANGES_FILE
+        if not path.exists() or trial.number not in self.spools:
+            return
+        for line in path.read_text().splitlines():
+            change = json.loads(line)
+            numbers = {
+                f"param/{field}": float(value)
+                for field, value in change["params"].items()
+                if isinstance(value, int | float)
+            }
+            self.spools[trial.number].metrics(numbers, step=change["step"])
+
+    def _tidy(self) -> None:
+        """Keep the best weights of the `search.keep` best trials, and checkpoints of live ones."""
+        sign = 1 if self.search.best_mode == "max" else -1
+        over = [t for t in self.roster.trials if t.is_final]
+        scored = sorted(
+            (t for t in over if t.is_scored and not t.pruned),
+            key=lambda t: (-sign * (t.metric or 0.0), t.number),
+        )
+        best = self.roster.best
+        keep = {t.number for t in scored[: self.search.keep]} | ({best.number} if best else set())
+        for trial in over:
+            folder = trial_dir(self.dir, trial.number)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            if trial.number not in keep:
+                shutil.rmtree(folder / "best", ignore_errors=True)
+
+    def _tag_best(self, best: Trial) -> None:
+        run_id = Spool(trial_dir(self.dir, best.number)).head().get("run_id")
+        self.record.tags(
+            {"gpt2cls.best_trial": str(best.number)}
+            | ({"gpt2cls.best_run_id": run_id} if run_id else {})
+        )
+        means = "" if self.search.seeds == 1 else f" (the best repeat of {self.search.seeds})"
+        self.log.say(
+            f"best: trial {best.number}{means}, {self.search.metric} {best.metric:.4f}, "
+            + ", ".join(f"{field} {_short(value)}" for field, value in best.params.items())
+        )
+
+    def _finish(self, best: Trial) -> dict[str, Any]:
+        job = self.job_of(best)
+        payload = RankPayload.model_validate_json(
+            (trial_dir(self.dir, best.number) / PAYLOAD_FILE).read_text()
+        )
+        ready = Ready(self.ready.prepared, self._tokenizer_of(job))
+        if self.search.refit:
+            payload = self._refit(job, payload, ready, best)
+        return measure_and_register(self.attempt, job, ready, payload)
+
+    def _tokenizer_of(self, job: FinetuneJob) -> Any:
+        attempt = self.attempt
+        return tokenizer_of(job, self.ready.prepared, attempt.surroundings, attempt.base_dir)
+
+    def _refit(
+        self, job: FinetuneJob, payload: RankPayload, ready: Ready, best: Trial
+    ) -> RankPayload:
+        """Train the winner once more, on train and validation, for as many epochs as were best."""
+        from jobs.refit import refit
+
+        with self.attempt.watch.stage("refit"):
+            self.log.say(f"training trial {best.number} once more, on train and validation")
+            return refit(self.attempt, job, payload, ready, trial_dir(self.dir, best.number))
+
+    def _first_cause(self) -> str:
+        failed = next((t for t in self.roster.trials if t.cause), None)
+        return f"trial {failed.number}: {failed.cause}" if failed else "none was begun"
+
+    def _write_head(self) -> None:
+        write_head(
+            self.dir,
+            {
+                "job_id": self.attempt.job_id,
+                "name": self.job.name,
+                "state": "RUNNING",
+                "metric": self.search.metric,
+                "mode": self.search.best_mode,
+                "space": self.space.table(),
+                "search": self.search.model_dump(mode="json") | {"trials": self.num_configurations},
+                "num_trials": self.roster.num_trials,
+                "started_unix_s": self.started_unix_s,
+                "seconds": round(time.time() - self.started_unix_s, 1),
+            },
+        )
+
+    def _publish_page(self) -> None:
+        from jobs.sweep_page import write_sweep_page
+
+        self._write_head()
+        document = write_sweep_document(self.dir, "SUCCEEDED")
+        write_json(self.dir / "trials.json", document["trials"])
+        self.record.artifact(self.dir / "trials.json")
+        self.record.artifact(write_sweep_page(self.dir, self.dir / "report.html"))
+
+
+def _earlier(job: SweepJob, surroundings: Surroundings) -> list[dict[str, Any]]:
+    """The scored trials of the sweep that this one begins with.
+
+    Raises:
+        RequestError: it is no sweep, or compared by another metric, or of other fields.
+    """
+    reference = job.search.warm_start
+    if reference is None:
+        return []
+    row = Store(surroundings.home).get(reference)
+    if row.kind != "sweep":
+        raise RequestError(f"search.warm_start = {reference}: job {row.id} is a {row.kind}")
+    earlier = SweepJob.model_validate(row.spec)
+    if earlier.search.metric != job.search.metric:
+        raise RequestError(
+            f"search.warm_start = {reference}: that sweep compared {earlier.search.metric}, this "
+            f"one {job.search.metric}; name a sweep with the same search.metric"
+        )
+    found = sweep_document(surroundings.home.job_dir(row.id))["trials"]
+    fields = set(job.search_space)
+    known = [t for t in found if t["metric"] is not None and set(t["params"]) <= fields]
+    if not known:
+        raise RequestError(
+            f"search.warm_start = {reference}: job {row.id} has no scored trial with fields of "
+            "this space only"
+        )
+    return known
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
