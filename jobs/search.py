@@ -11,6 +11,7 @@ from gpt2cls.config import Block, Number
 from tune_spaces import SHIPPED, read_space
 from tune_spaces.check import DIMENSION_WORDS, SpaceError
 from tune_spaces.dimension import KINDS
+from tune_spaces.ray_space import ray_faults
 from tune_spaces.space import Space
 
 Fault = tuple[str | tuple[str | int, ...], object, str]
@@ -166,10 +167,11 @@ def _search_faults(search: SearchConfig) -> Iterator[Fault]:
 
 def sweep_faults(space: Space, search: SearchConfig, fixed: dict[str, Any]) -> Iterator[Fault]:
     """Rules that span the space, the search and the job's own values."""
-    if not space.reachable(fixed):
-        conditions = "; ".join(row["when"] for row in space.table())
+    given, space = space, space.within(fixed)
+    if not space:
+        conditions = "; ".join(row["when"] for row in given.table())
         words = f"a space of which something varies: no condition holds in this job ({conditions})"
-        yield "space", list(space), words
+        yield "space", list(given), words
         return
     if search.searcher == "grid":
         yield from _grid_faults(space, search, fixed)
@@ -180,9 +182,8 @@ def sweep_faults(space: Space, search: SearchConfig, fixed: dict[str, Any]) -> I
         words = "left out with search.seeds above 1, which gives every repeat its own"
         yield ("space", "train.seed"), _kind_of(space, "train.seed"), words
     if search.scheduler == "pbt":
-        reachable = space.reachable(fixed)
         for field in space:
-            if field in reachable and field not in CHANGEABLE:
+            if field not in CHANGEABLE:
                 words = f"left out with search.scheduler pbt; it can change {_listed(CHANGEABLE)}"
                 yield ("space", field), _kind_of(space, field), words
 
@@ -190,9 +191,8 @@ def sweep_faults(space: Space, search: SearchConfig, fixed: dict[str, Any]) -> I
 def _grid_faults(space: Space, search: SearchConfig, fixed: dict[str, Any]) -> Iterator[Fault]:
     num_points = space.num_points(fixed)
     if num_points is None:
-        reachable = space.reachable(fixed)
         for field, dimension in space.items():
-            if field in reachable and dimension.size is None:
+            if dimension.size is None:
                 words = (
                     "countable with search.searcher grid: give it a step, list its values with "
                     "choice, or take another searcher"
@@ -209,18 +209,14 @@ def _grid_faults(space: Space, search: SearchConfig, fixed: dict[str, Any]) -> I
         yield "search.trials", search.trials, words
 
 
-def _learner_faults(space: Space, search: SearchConfig) -> Iterator[Fault]:
+def _learner_faults(space: Space, search: SearchConfig) -> Iterator[Any]:
     """What a searcher that learns from its trials cannot express."""
+    if search.searcher in RAY_SEARCHERS:
+        yield from ray_faults(space)
     for field, dimension in space.items():
         if dimension.kind == "grid":
             words = f"choice: [...] with search.searcher {search.searcher}, which walks no grid"
             yield ("space", field, "grid"), list(dimension.values), words
-        if search.searcher == "optuna":
-            continue
-        if dimension.when:
-            when = {name: list(values) for name, values in dimension.when}
-            words = f"left out with search.searcher {search.searcher}; random and optuna know it"
-            yield ("space", field, "when"), when, words
         if search.searcher == "bayesopt" and dimension.kind != "uniform":
             words = "uniform: [low, high] with search.searcher bayesopt, which knows nothing else"
             yield ("space", field), _kind_of(space, field), words

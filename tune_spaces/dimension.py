@@ -74,8 +74,9 @@ class Dimension:
         """The nearest value of this dimension, as plain JSON; for numbers that others drew."""
         if self.kind in LISTS:
             return next((own for own in self.values if same(own, value)), value)
+        value = int(value) if self.kind == "integer" else float(value)  # numpy has its own
         if self.spacing is None or self.size is None:
-            return float(min(max(value, self.low), self.high))
+            return min(max(value, self.low), self.high)
         index = round((_exact(value) - _exact(self.low)) / _exact(self.spacing))
         return self.at(min(max(index, 0), self.size - 1))
 

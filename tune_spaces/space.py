@@ -7,7 +7,7 @@ from the point; the job keeps its own value there, and conditions of others read
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -157,6 +157,20 @@ class Space(Mapping[str, Dimension]):
         always_varies = field in found and not self[field].when
         return own and not always_varies
 
+    def within(self, fixed: Mapping[str, Any]) -> "Space":
+        """The same points without what this job settles already.
+
+        Fields that never vary are gone, and so are conditions that always hold.
+        """
+        reachable = self.reachable(fixed)
+        return Space(
+            tuple(
+                replace(d, when=tuple(c for c in d.when if c[0] in reachable))
+                for d in self.dimensions
+                if d.field in reachable
+            )
+        )
+
     def extremes(self, fixed: Mapping[str, Any]) -> Iterator[Point]:
         """Points at the ends: each end of each dimension, the others at their first value."""
         seen: set[str] = set()
@@ -180,6 +194,11 @@ class Space(Mapping[str, Dimension]):
                 forced |= self._leading_to(self[field])
                 forced[field] = values[0]
         return forced
+
+    def is_point(self, point: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
+        """Whether the point could have been drawn from this space."""
+        active = {d.field for d in self.dimensions if is_active(d, point, fixed)}
+        return active == set(point) and all(self[f].holds(value) for f, value in point.items())
 
     def tidy(self, point: Mapping[str, Any]) -> Point:
         """A point that another library drew, with the nearest values of this space."""
