@@ -63,10 +63,10 @@ class Learned:
     def __init__(self, space: Space, fixed: Mapping[str, Any], seed: int, mode: str) -> None:
         import optuna
 
-        from tune_spaces.optuna_space import distributions, suggest
+        from tune_spaces.optuna_space import past_trial, suggest
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._suggest, self._distributions = suggest, distributions
+        self._suggest, self._past_trial = suggest, past_trial
         self.space, self.fixed, self.seed = space, fixed, seed
         self.study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
         self.under_way: dict[int, optuna.trial.Trial] = {}
@@ -94,10 +94,9 @@ class Learned:
         if asked is not None:
             self.study.tell(asked, value, state=state or optuna.trial.TrialState.FAIL)
         elif value is not None:
-            known = self._distributions(self.space, self.fixed, point)
-            params = {field: point[field] for field in known}
-            past = optuna.trial.create_trial(params=params, distributions=known, value=value)
-            self.study.add_trial(past)
+            past = self._past_trial(self.space, self.fixed, point, value)
+            if past is not None:
+                self.study.add_trial(past)
 
 
 def new_proposer(

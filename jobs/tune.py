@@ -176,6 +176,10 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         self.numbers: dict[str, int] = {}
         """By the id that Tune gave."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes snapshots of all that it is given, and nobody reads them."""
+        return {}
+
     def hand_out(self, tune_id: str) -> dict[str, Any] | None:
         """The config of the next trial; None: there is none."""
         trial = self.roster.next()
@@ -234,6 +238,10 @@ class _Handed(Searcher):  # type: ignore[misc]
     def __init__(self, watch: _Watch) -> None:
         super().__init__(metric=SCORE, mode=watch.roster.mode)
         self.watch = watch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as with the callback."""
+        return {}
 
     def suggest(self, trial_id: str) -> Any:
         return self.watch.hand_out(trial_id) or Searcher.FINISHED
