@@ -36,6 +36,12 @@ _SETTINGS = {
     "RAY_worker_niceness": "0",  # 15 by default: workers starve beside anything else
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # standard output is the result's
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is ours
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may end before it has measured anything
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # snapshots of what our journal has
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial gives everything back first
+    "TUNE_WARN_THRESHOLD_S": "10",
 }
 # One machine: it goes as a whole or not at all, so nobody has to watch for nodes that will go.
 _PRIVATE_SETTINGS = {
