@@ -125,7 +125,7 @@ class Roster:
             self.why_no_more = f"no better trial in {self.search.patience}"
         return trial
 
-    def renumbered(self, number: int, params: dict[str, Any]) -> Trial:
+    def changed(self, number: int, params: dict[str, Any]) -> Trial:
         """The trial goes on with other settings: its params from now on."""
         return self._change(number, params=params)
 

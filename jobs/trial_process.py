@@ -6,6 +6,9 @@ not return for a trial that is not to go on. Everything else is in files of the 
 
 import json
 import math
+import os
+import shutil
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -21,14 +24,21 @@ from jobs.trials import CHANGES_FILE, FAILURE_FILE, PAYLOAD_FILE, measured, tria
 SCORE = "score"
 NUM_EVALUATIONS = "evaluations"
 """By which schedulers count time."""
+GIVEN = "given"
+"""The key of a config under which everything is."""
 IDS = "ids"
 """Folder in which a file per Tune trial holds the number of ours: schedulers copy configs."""
+EXCHANGE = "exchange"
+"""Folder, beside those of the trials, with checkpoints that other trials may go on from."""
+_KEPT_OF_EACH = 3
+_POINTER = "pointer.json"
 
 
 def run_trial(config: dict[str, Any]) -> None:
     """Train one trial from the start, from its checkpoint, or from that of another one."""
+    config = config[GIVEN]
     sweep_dir = Path(config["sweep_dir"])
-    number = int((sweep_dir / IDS / tune.get_context().get_trial_id()).read_text())
+    number = _number(sweep_dir / IDS, config["number"])
     folder = trial_dir(sweep_dir, number)
     written = RankPayload.model_validate_json((folder / PAYLOAD_FILE).read_text())
     payload = with_params(written, config["params"])
@@ -45,6 +55,14 @@ def run_trial(config: dict[str, Any]) -> None:
             _with_workers(payload, cluster, reporter, sweep_dir)
     except Exception as error:  # the boundary of a trial: it must not take others with it
         (folder / FAILURE_FILE).write_text(_words(error))
+
+
+def _number(ids: Path, given: int) -> int:
+    """Of this trial; the config names the trial it was made for, of which it may be a copy."""
+    path = ids / tune.get_context().get_trial_id()
+    if not path.exists():
+        path.write_text(str(given))
+    return int(path.read_text())
 
 
 def with_params(payload: RankPayload, params: dict[str, Any]) -> RankPayload:
@@ -103,15 +121,12 @@ class Reporter:
         best = max if self.mode == "max" else min
         score = self.values[-1] if self.pauses else best(self.values)
         metrics = {SCORE: score, NUM_EVALUATIONS: self.num_evaluations, "step": step}
-        handed = None
-        if checkpoint:
-            from gpt2cls.training.checkpoint import checkpoint_path
-            from gpt2cls.training.saves import CHECKPOINTS
-
-            handed = tune.Checkpoint.from_directory(
-                checkpoint_path(self.folder / CHECKPOINTS, step)
-            )
-        tune.report(metrics, checkpoint=handed)
+        if not checkpoint:
+            tune.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            _hand_over(self.folder, step, self.num_evaluations, Path(folder))
+            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def _alone(payload: RankPayload, reporter: Reporter, sweep_dir: Path) -> None:
@@ -168,15 +183,37 @@ def _follow(
         time.sleep(0 if is_over else 0.1)
 
 
+def _hand_over(folder: Path, step: int, count: int, pointer_dir: Path) -> None:
+    """Leave the checkpoint of a step where other trials find it, and a pointer for Tune.
+
+    Tune's own copies would be overwritten: it numbers them anew for a trial that was changed.
+    """
+    from gpt2cls.training.checkpoint import checkpoint_path
+    from gpt2cls.training.saves import CHECKPOINTS
+
+    exchange, name = folder.parent / EXCHANGE, folder.name
+    left = exchange / f"{name}-{count:06d}"
+    if not left.exists():
+        source = checkpoint_path(folder / CHECKPOINTS, step)
+        shutil.copytree(source, left, copy_function=os.link)
+    for old in sorted(exchange.glob(f"{name}-*"))[:-_KEPT_OF_EACH]:
+        shutil.rmtree(old, ignore_errors=True)
+    (pointer_dir / _POINTER).write_text(json.dumps({"trial": name, "left": left.name}))
+
+
 def _take_over(payload: RankPayload, params: dict[str, Any]) -> None:
     """Go on from the checkpoint that the scheduler hands over, if it is not the trial's own."""
     from gpt2cls.training.saves import adopt
 
-    given = tune.get_checkpoint()
-    step = 0
+    given, step = tune.get_checkpoint(), 0
     if given is not None:
+        exchange = payload.job_dir.parent / EXCHANGE
         with given.as_directory() as folder:
-            step = adopt(Path(folder), payload.job_dir, payload.fingerprint)
+            pointer = json.loads(Path(folder, _POINTER).read_text())
+        left = exchange / pointer["left"]
+        if not left.exists():  # its trial has gone on a long way since
+            left = max(exchange.glob(f"{pointer['trial']}-*"))
+        step = adopt(left, payload.job_dir, payload.fingerprint)
     line = json.dumps({"step": step, "params": params})
     with (payload.job_dir / CHANGES_FILE).open("a") as file:
         file.write(line + "\n")

@@ -147,6 +147,9 @@ def settle_trial(trial: Trial, folder: Path, metric: str, mode: str, *, died: st
     found, failure = measured(folder, metric), folder / FAILURE_FILE
     trial.step, trial.seconds = found.step, round(found.seconds, 2)
     trial.metric, trial.pruned, trial.cause = best_value(found.curve, mode), False, None
+    kept = _kept_value(folder, metric)
+    if kept is not None:  # weights taken from another trial have another past than the curve
+        trial.metric = kept
     if failure.exists():
         trial.status, trial.cause = "FAILED", failure.read_text()
     elif found.ended in ("finished", "early_stopped"):
@@ -159,6 +162,16 @@ def settle_trial(trial: Trial, folder: Path, metric: str, mode: str, *, died: st
         trial.status, trial.cause = "FAILED", died
     else:
         trial.status, trial.pruned = "FINISHED", True
+
+
+def _kept_value(folder: Path, metric: str) -> float | None:
+    """What the weights that the trial kept were measured at, where it kept any."""
+    try:
+        record = json.loads((folder / "best" / "state.json").read_text())
+    except FileNotFoundError:
+        return None
+    value = record["metrics"].get(metric)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def mean_of_configurations(trials: Sequence[Trial]) -> dict[int, float]:

@@ -9,6 +9,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from ray.tune.search import Searcher, create_searcher
 from jobs.plan import cpus_per_trial_worker
 from jobs.roster import Roster
 from jobs.spec import SweepJob
-from jobs.trial_process import IDS, NUM_EVALUATIONS, SCORE, run_trial
+from jobs.trial_process import EXCHANGE, GIVEN, IDS, NUM_EVALUATIONS, SCORE, run_trial
 from jobs.trials import Trial, measured, trial_dir
 from tune_spaces.ray_space import ray_space
 from tune_spaces.space import Point, Space
@@ -80,12 +81,15 @@ def run_on_tune(
     watch = _Watch(roster, hooks, job, sweep_dir)
     scheduler = _scheduler(job, space, evaluations_per_trial)
     _tell(scheduler, roster)
+    # A population is there from the start: Tune takes it as a grid, and no searcher beside it.
+    is_population = job.search.scheduler == "pbt"
     tuner = tune.Tuner(
         tune.with_resources(run_trial, _resources(job)),
+        param_space={GIVEN: tune.grid_search(watch.hand_out_all())} if is_population else {},
         tune_config=tune.TuneConfig(
-            search_alg=_Handed(watch),
+            search_alg=None if is_population else _Handed(watch),
             scheduler=scheduler,
-            num_samples=max(1, roster.num_trials),
+            num_samples=1 if is_population else max(1, roster.num_trials),
             max_concurrent_trials=num_at_once,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -96,13 +100,12 @@ def run_on_tune(
             callbacks=[watch],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=job.cluster.retries),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
         ),
     )
     try:
         tuner.fit()
     finally:
-        for left_over in (_FOLDER, IDS):
+        for left_over in (_FOLDER, IDS, f"trials/{EXCHANGE}"):
             shutil.rmtree(sweep_dir / left_over, ignore_errors=True)
 
 
@@ -142,11 +145,16 @@ def _scheduler(job: SweepJob, space: Space, max_evaluations: int) -> TrialSchedu
         return PopulationBasedTraining(
             **compared,
             perturbation_interval=1,
-            hyperparam_mutations={"params": ray_space(space)},
-            custom_explore_fn=lambda config: config | {"params": space.tidy(config["params"])},
+            hyperparam_mutations={GIVEN: {"params": ray_space(space.within(job.fixed))}},
+            custom_explore_fn=partial(_within, space),
             log_config=False,
         )
     return FIFOScheduler()
+
+
+def _within(space: Space, config: dict[str, Any]) -> dict[str, Any]:
+    given = config[GIVEN]
+    return config | {GIVEN: given | {"params": space.tidy(given["params"])}}
 
 
 def _tell(scheduler: TrialScheduler, roster: Roster) -> None:
@@ -185,11 +193,21 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         trial = self.roster.next()
         if trial is None:
             return None
-        self.numbers[tune_id] = trial.number
-        (self.sweep_dir / IDS / tune_id).write_text(str(trial.number))
+        self._name(tune_id, trial.number)
+        return {GIVEN: self._begin(trial)}
+
+    def hand_out_all(self) -> list[dict[str, Any]]:
+        """The configs of all trials that are left."""
+        configs = []
+        while (trial := self.roster.next()) is not None:
+            configs.append(self._begin(trial))
+        return configs
+
+    def _begin(self, trial: Trial) -> dict[str, Any]:
         self.hooks.begin(trial)
         return {
             "sweep_dir": str(self.sweep_dir),
+            "number": trial.number,
             "params": trial.params,
             "metric": self.roster.metric,
             "mode": self.roster.mode,
@@ -197,18 +215,29 @@ class _Watch(tune.Callback):  # type: ignore[misc]
             "cluster": self.job.cluster.model_dump(mode="json"),
         }
 
+    def _name(self, tune_id: str, number: int) -> int:
+        self.numbers[tune_id] = number
+        (self.sweep_dir / IDS / tune_id).write_text(str(number))
+        return number
+
+    def number_of(self, trial: Any) -> int:
+        """Ours, of one of Tune's; a trial that a scheduler has not changed yet names it itself."""
+        known = self.numbers.get(trial.trial_id)
+        return self._name(trial.trial_id, trial.config[GIVEN]["number"]) if known is None else known
+
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        number = self.numbers[trial.trial_id]
+        number = self.number_of(trial)
         ours = self.roster.started(number)
-        if trial.config["params"] != ours.params:
-            ours = self.roster.renumbered(number, dict(trial.config["params"]))
+        params = dict(trial.config[GIVEN]["params"])
+        if params != ours.params:
+            ours = self.roster.changed(number, params)
         self.hooks.started(ours)
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any
     ) -> None:
         if SCORE in result:
-            ours = self.roster.trials[self.numbers[trial.trial_id]]
+            ours = self.roster.trials[self.number_of(trial)]
             ours.step = int(result["step"])
             self.hooks.reported(ours, float(result[SCORE]))
 
@@ -221,7 +250,7 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         self._end(trial, died=f"its process was lost {times}: {words}")
 
     def _end(self, trial: Any, *, died: str | None) -> None:
-        self.hooks.ended(self.roster.ended(self.numbers[trial.trial_id], died=died))
+        self.hooks.ended(self.roster.ended(self.number_of(trial), died=died))
 
 
 def _was_killed(trial: Any) -> bool:
