@@ -22,7 +22,7 @@ class ClusterConfig(Block):
     workers: _Workers | Annotated[tuple[_Workers, _Workers], Strict(False)] = 1
     """Data-parallel ranks, one process each; [min, max]: as many as there is room for."""
     cpus_per_worker: Annotated[Number, Field(gt=0, le=1024)] | None = None
-    """None: the cores of the machine / workers. Sets the threads of a rank."""
+    """None: the cores of the machine / workers, in a sweep 1. Sets the threads of a rank."""
     gpus_per_worker: int = Field(0, ge=0, le=1)
     """A rank drives at most one GPU."""
     retries: int = Field(3, ge=0, le=1000)
