@@ -1,6 +1,7 @@
 """What a job file may say: one strict, frozen model per kind of job."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, model_validator
@@ -114,12 +115,12 @@ class SweepJob(TrainingJob):
     """What varies: a shipped space, or fields such as train.lr with the values they may have."""
     search: SearchConfig = SearchConfig()
 
-    @property
+    @cached_property
     def search_space(self) -> Space:
         """The space, read."""
         return read_space(self.space)
 
-    @property
+    @cached_property
     def fixed(self) -> dict[str, Any]:
         """What the fields that may vary have outside the space, by their dotted names."""
         values = self.model_dump(mode="json", include={"data", "model", "train"})

@@ -19,6 +19,7 @@ def sweep(cluster=None, search=None, **fields):
         pytest.param({}, {}, 8, 8, 1, id="one core per trial unless told"),
         pytest.param({}, {}, 64, 12, 1, id="no more than there are trials"),
         pytest.param({}, {"max_concurrent": 3}, 8, 3, 1, id="no more than told"),
+        pytest.param({}, {"max_concurrent": 9}, 8, 8, 1, id="no more than there are cores"),
         pytest.param({}, {"trials": 2, "seeds": 3}, 8, 6, 1, id="repeats run side by side"),
         pytest.param({"workers": 2}, {}, 8, 4, 2, id="workers of a trial"),
         pytest.param({"workers": 2, "cpus_per_worker": 1.5}, {}, 8, 2, 3, id="parts of cores"),
