@@ -149,7 +149,8 @@ def _show_plan(document: dict[str, Any], out: "Console") -> None:
         columns = ("field", "kind", "range", "step", "when", "why")
         out.print(plain_table(columns, [[row[name] for name in columns] for row in space], title))
     for name, value in document["plan"].items():
-        out.print(f"# {name.replace('_', ' ')}: {value}")
+        if value is not None:
+            out.print(f"# {name.replace('_', ' ')}: {value}")
     for warning in document["warnings"]:
         messages().print(f"warning: {warning}")
 

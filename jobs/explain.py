@@ -12,13 +12,14 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from jobs.faults import Problem, shown
 from jobs.masking import mask_value
-from jobs.names import MODEL_WORDS, NAME_PATTERN, NAME_WORDS
+from jobs.names import JOB_ID_PATTERN, MODEL_WORDS, NAME_PATTERN, NAME_WORDS
 from jobs.search import Fault
 from jobs.tree import Path_, Tree, dotted
 from tune_spaces.check import SpaceFault
 
 _PATTERN_IN_WORDS = {
     NAME_PATTERN: NAME_WORDS,
+    JOB_ID_PATTERN: "the id of a job, as `gpt2cls jobs` lists them",
     r"^[1-9][0-9]{0,8} (epoch|epochs|step|steps)$": "text such as '1 epoch' or '200 steps'",
     r"^(none|head_only|last_layer|gradual|top:[1-9][0-9]{0,3})$": (
         "none, head_only, last_layer, gradual, or top: and a number, such as top:2"

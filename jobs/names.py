@@ -15,7 +15,8 @@ MODEL_WORDS = "models:/name@alias, models:/name/3, runs:/<run id>, or a model fo
 
 JobName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
-_JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
+JOB_ID_PATTERN = r"^[a-z0-9][a-z0-9-]{0,127}$"
+_JOB_ID = re.compile(JOB_ID_PATTERN.strip("^$"))
 _REGISTERED_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}"
 _REGISTERED = re.compile(rf"models:/{_REGISTERED_NAME}(@[A-Za-z0-9_-]{{1,255}}|/[1-9][0-9]{{0,8}})")
 _RUN = re.compile(r"runs:/[0-9a-f]{32}(/[A-Za-z0-9_-]{1,64})?")

@@ -109,7 +109,8 @@ def sweep_warnings(job: SweepJob, cores: int) -> list[str]:
         block, _, name = field.partition(".")
         if field not in reachable:
             asked = " and ".join(name for name, _ in dimension.when)
-            warnings.append(f"space.{field} never varies in this job: see {asked}")
+            if not isinstance(job.space, str):  # a shipped space is for many jobs
+                warnings.append(f"space.{field} never varies in this job: see {asked}")
         elif not dimension.when and name in getattr(job, block).model_fields_set:
             warnings.append(
                 f"{field} = {shown(fixed[field])} is not used: the space varies this field"

@@ -10,6 +10,7 @@ from jobs.explain import allowed_words, schema_of
 from jobs.presets import PRESETS
 from jobs.read import NOT_YET
 from jobs.spec import KINDS
+from tune_spaces import SHIPPED, shipped_document
 
 _BEGINNING = """\
 # The job file
@@ -29,6 +30,38 @@ A source of texts is `bbc-news`, which is built in; a CSV, TSV, JSON, JSONL or P
 also with `.gz`; a glob of such files; a folder that holds one folder of text files per class; a
 folder that `datasets` saved; or `hf:<dataset>[/<config>]`.
 """
+_SPACES = """\
+## Search spaces
+
+`space` of a sweep is the name of a shipped space, or a mapping of fields to what they may be. Only
+`data.max_length` and the fields of `model` and `train` may vary; what a field may be has to fit it.
+
+- `uniform: [low, high]` is a number between the two.
+- `log_uniform: [low, high]` likewise, each order of magnitude with the same chance.
+- `integer: [low, high]` is a whole number, both ends included; with `log: true` as above.
+- `choice: [value, ...]` is one of the values; null and a block of fields are values too.
+- `grid: [value, ...]` likewise, but the values are walked in turn instead of drawn.
+
+Beside it may stand:
+
+- `step: 0.05`, which leaves only `low`, `low` + 0.05, and so on, of a range.
+- `when: {model.pooling: attention}`, which lets the field vary only where the job has that value,
+  or one of a list of values; of several fields all must have theirs. The field asked about may vary
+  itself, with countable values. Elsewhere the field stays as the job has it.
+- `why: text`, which `gpt2cls validate` shows and which means nothing else.
+
+With `searcher: grid` every dimension must have countable values, and all points are tried, or the
+first `trials`; there may be 10,000. With `scheduler: pbt` only what can change in mid-training may
+vary. The searchers with Ray's names know no conditions.
+
+```yaml
+space:
+  train.lr: {log_uniform: [1.0e-5, 1.0e-2]}
+  model.dropout: {uniform: [0.0, 0.3], step: 0.05}
+  model.pooling: {choice: [mean, attention]}
+  model.heads: {choice: [1, 2, 4, 8], when: {model.pooling: attention}}
+```
+"""
 _HEADER = "| field | takes | default | meaning |\n| --- | --- | --- | --- |"
 
 Row = tuple[str, str, str, str]
@@ -37,15 +70,27 @@ Row = tuple[str, str, str, str]
 def reference() -> str:
     """The page, in Markdown."""
     parts = [_BEGINNING]
+    shown: dict[str, Any] = {}
     for kind, model in KINDS.items():
         schema = _inlined(schema_of(model), {})
         parts.append(f"## {kind}\n\n{schema['description']}\n")
         blocks = {k: v for k, v in schema["properties"].items() if _fields_of(v)}
         alone = {k: v for k, v in schema["properties"].items() if k not in blocks}
         parts.append(_table(_rows(schema | {"properties": alone}, ())))
+        if known := [name for name, block in blocks.items() if shown.get(name) == block]:
+            parts.append(f"The blocks {', '.join(known)} are those of finetune.\n")
         for name, block in blocks.items():
+            if name in known:
+                continue
+            shown.setdefault(name, block)
             parts.append(f"### {name}\n\n{block.get('description', '')}\n")
             parts.append(_table(_rows(block, (name,))))
+    parts.append(_SPACES)
+    for name in SHIPPED:
+        text = yaml.safe_dump(
+            {"space": shipped_document(name)}, sort_keys=False, width=100, default_flow_style=None
+        )
+        parts.append(f"### {name}\n\n```yaml\n{text.rstrip()}\n```\n")
     presets = yaml.safe_dump(PRESETS, sort_keys=False).rstrip()
     parts.append(
         f"## Presets\n\nWhat they fill in where the file is silent.\n\n```yaml\n{presets}\n```\n"

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 from pydantic_core import PydanticCustomError
 
 from gpt2cls.config import Block, Number
+from jobs.names import JOB_ID_PATTERN
 from tune_spaces import SHIPPED, read_space
 from tune_spaces.check import DIMENSION_WORDS, SpaceError
 from tune_spaces.dimension import KINDS
@@ -42,7 +43,6 @@ CHANGEABLE = frozenset({
 })  # fmt: skip
 """What a training can go on with at another value, as population based training does."""
 
-_ID_PATTERN = r"^[a-z0-9][a-z0-9-]{0,127}$"
 _METRIC_SCHEMA = {"enum": [*METRICS, *(f"eval/{name}" for name in METRICS)], "type": "string"}
 _NUMBER_PAIR = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
 _DIMENSION_SCHEMA = {
@@ -132,7 +132,7 @@ class SearchConfig(Block):
     """Trials of which the best weights stay on disk."""
     patience: int | None = Field(None, ge=1, le=MAX_RUNS)
     """Trials without a better one after which the sweep ends; None: it does not."""
-    warm_start: str | None = Field(None, pattern=_ID_PATTERN)
+    warm_start: str | None = Field(None, pattern=JOB_ID_PATTERN)
     """The job id of an earlier sweep to learn from."""
 
     @property
@@ -224,7 +224,7 @@ def _learner_faults(space: Space, search: SearchConfig) -> Iterator[Any]:
 
 def _count_faults(space: Space, search: SearchConfig, fixed: dict[str, Any]) -> Iterator[Fault]:
     trials = num_trials(space, search, fixed)
-    if trials * search.seeds > MAX_RUNS:
+    if trials <= MAX_RUNS < trials * search.seeds:
         words = (
             f"at most {MAX_RUNS // trials:,} with {trials:,} trials: {MAX_RUNS:,} runs in all, "
             f"not {trials * search.seeds:,}"

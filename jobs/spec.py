@@ -1,6 +1,7 @@
 """What a job file may say: one strict, frozen model per kind of job."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, model_validator
@@ -22,7 +23,7 @@ class ClusterConfig(Block):
     workers: _Workers | Annotated[tuple[_Workers, _Workers], Strict(False)] = 1
     """Data-parallel ranks, one process each; [min, max]: as many as there is room for."""
     cpus_per_worker: Annotated[Number, Field(gt=0, le=1024)] | None = None
-    """None: the cores of the machine / workers. Sets the threads of a rank."""
+    """None: the cores of the machine / workers, in a sweep 1. Sets the threads of a rank."""
     gpus_per_worker: int = Field(0, ge=0, le=1)
     """A rank drives at most one GPU."""
     retries: int = Field(3, ge=0, le=1000)
@@ -114,12 +115,12 @@ class SweepJob(TrainingJob):
     """What varies: a shipped space, or fields such as train.lr with the values they may have."""
     search: SearchConfig = SearchConfig()
 
-    @property
+    @cached_property
     def search_space(self) -> Space:
         """The space, read."""
         return read_space(self.space)
 
-    @property
+    @cached_property
     def fixed(self) -> dict[str, Any]:
         """What the fields that may vary have outside the space, by their dotted names."""
         values = self.model_dump(mode="json", include={"data", "model", "train"})

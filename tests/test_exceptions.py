@@ -5,15 +5,24 @@ import builtins
 import importlib
 import inspect
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from jobs.faults import Problem
+from jobs.search import Fault
+from tune_spaces.check import SpaceFault
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("cluster", "gpt2cls", "jobs", "tune_spaces")
-SAMPLES = {int: 3, float: 1.5, str: "words"}
+SAMPLES = {
+    int: 3,
+    float: 1.5,
+    str: "words",
+    Sequence[SpaceFault]: [SpaceFault(("train.lr", "uniform"), [2, 1], "low below high")],
+    list[Fault]: [("train.lr", 0, "above 0")],
+}
 
 
 def exception_classes():

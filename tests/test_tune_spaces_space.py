@@ -9,6 +9,7 @@ import pytest
 
 from tune_spaces import SHIPPED, read_space, shipped_document
 from tune_spaces.check import SpaceError
+from tune_spaces.dimension import same
 from tune_spaces.fields import FIELDS, takes
 
 FIXED = {"model.pooling": "mean", "train.freeze": "none", "train.schedule": "linear"}
@@ -62,6 +63,20 @@ def test_integers_have_steps_and_logarithms():
     assert min(counts) == 1
     assert max(counts) <= 100
     assert abs(sum(n for value, n in counts.items() if value < 10) - 150) < 40
+
+
+def test_the_last_of_a_few_whole_numbers_is_drawn_on_a_logarithmic_range_too():
+    counts = Counter(values({"integer": [1, 2]}, "train.epochs", log=True))
+    assert counts[1] > counts[2] > 80  # log(2) : log(1.5)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [(True, 1, False), (False, 0, False), (1, 1.0, True), (None, 0, False), ("1", 1, False),
+     ({"a": 1}, {"a": 1}, True), (True, True, True)],
+)  # fmt: skip
+def test_values_are_the_same_if_a_job_file_means_the_same(one, other, expected):
+    assert same(one, other) is expected
 
 
 def test_a_choice_may_hold_values_of_any_type():

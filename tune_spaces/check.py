@@ -11,7 +11,7 @@ from tune_spaces.fields import FIELDS, UnfitError, as_field, likely_field, takes
 from tune_spaces.space import Space
 
 OPTIONS = ("step", "log", "when", "why")
-MAX_VALUES_OF_A_LIST = 1_000
+MAX_VALUES_OF_A_LIST = 256
 MAX_STEPS = 10**12
 MAX_CASES = 10_000
 """Combinations of values that conditions tell apart: each is looked at when points are counted."""
