@@ -217,7 +217,7 @@ def _repeats(sweep: Sweep) -> list[Document]:
     found: dict[int, list[tuple[Trial, float]]] = {}
     for trial, value in sweep.scored:
         found.setdefault(trial.configuration, []).append((trial, value))
-    rows = [
+    rows: list[Document] = [
         {
             "configuration": number,
             "trials": ", ".join(str(trial.trial) for trial, _ in repeats),
