@@ -148,7 +148,9 @@ def _even_marks(low: float, high: float) -> list[float]:
         return [low]
     from matplotlib.ticker import MaxNLocator
 
-    marks = [float(mark) for mark in MaxNLocator(4).tick_values(low, high)]
+    marks = [
+        float(mark) for mark in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ]
     slack = 1e-9 * (high - low)
     return [mark for mark in marks if low - slack <= mark <= high + slack]
 
