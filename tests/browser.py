@@ -30,7 +30,8 @@ def look(page, width):
     frame.write_text(_FRAME.format(page=page.name, width=width))
     done = subprocess.run(
         [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+            browser, "--headless", "--no-sandbox", "--disable-gpu",
+            "--hide-scrollbars", "--allow-file-access-from-files",
             f"--user-data-dir={page.parent / 'browser'}", "--enable-logging=stderr",
             "--window-size=1400,2100", "--virtual-time-budget=5000", "--dump-dom", frame.as_uri(),
         ],

@@ -74,7 +74,7 @@ def test_the_verdict_names_the_best_its_settings_and_its_gain(rendered):
             lambda: sweep_document(24, mode="min", metric="log_loss", best=None),
             "below the median trial", id="lower is better",
         ),
-        pytest.param(lambda: sweep_document(6), "importance of the settings cannot be told", id="few"),
+        pytest.param(lambda: sweep_document(6), "settings cannot be told", id="few"),
         pytest.param(lambda: sweep_document(0), "No trial has started", id="no trial"),
     ],
 )  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_best_value_at_the_end_of_its_range_is_pointed_out(rendered):
 def test_several_seeds_are_summed_up_by_settings(rendered):
     text = rendered(sweep_document(12, seeds=3))
     assert "Settings over their seeds" in text
-    assert ">0, 1, 2</td>" in text
+    assert ">0, 1, 2</div>" in text
     assert "Settings over their seeds" not in rendered(sweep_document(12))
 
 
@@ -164,13 +164,13 @@ def test_scores_have_four_digits(value, text):
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize(
     "document", [sweep_document, wide_document, hostile_document, unscored_document]
 )
-def test_no_page_is_wider_than_its_window(tmp_path, document, width):
+def test_no_page_is_wider_than_its_window(tmp_path, document):
     page = write_sweep_page(folder_of(document(), tmp_path / "job"), tmp_path / "page.html")
-    assert look(page, width) == (width, 0, 0, [])
+    for width in (1280, 390):
+        assert look(page, width) == (width, 0, 0, [])
 
 
 def test_the_hostile_text_is_hostile():
