@@ -6,7 +6,6 @@ stranger's: it is escaped by the template, and control characters are made visib
 
 import base64
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from jobs.page_tables import (
     percent,
     short,
     verdict,
+    visible,
 )
 
-MAX_TEXT_CHARACTERS = 2000
 MAX_CURVE_POINTS = 600
 MAX_CLASSES_DRAWN = 60
 """A larger confusion matrix is not drawn; its most frequent confusions are listed."""
@@ -51,9 +50,6 @@ _PICTURES: tuple[tuple[dict[str, str], dict[str, str], str, str], ...] = (
 )
 """Lines, dots (metric: name in the legend), the axis, the caption."""
 _NO_DATA: Document = {"splits": {}, "tokens": {}, "labels": {}, "problems": [], "notes": []}
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 
 
 def write_report(job_dir: Path, output: Path) -> Path:
@@ -210,21 +206,3 @@ def read_document(path: Path) -> Document:
         return {}
     document = visible(json.loads(path.read_text(encoding="utf-8")))
     return document if isinstance(document, dict) else {}
-
-
-def visible(value: Any) -> Any:
-    """The value with control characters in its texts shown, and long texts cut with a mark."""
-    if isinstance(value, str):
-        text = _UNSEEN.sub(_shown, value[:MAX_TEXT_CHARACTERS])
-        cut = len(value) - MAX_TEXT_CHARACTERS
-        return f"{text} [... {cut:,} more characters]" if cut > 0 else text
-    if isinstance(value, list):
-        return [visible(item) for item in value]
-    if isinstance(value, dict):
-        return {visible(name): visible(item) for name, item in value.items()}
-    return value
-
-
-def _shown(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return chr(0x2400 + code) if code < 0x20 else "\ufffd"  # the picture of a control character

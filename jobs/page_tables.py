@@ -1,11 +1,13 @@
 """The tables of the report: from the documents in a job's folder to rows that can be printed."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 Document = dict[str, Any]
 
+MAX_TEXT_CHARACTERS = 2000
 MAX_LABELS = 60
 """Rows of the table of label counts."""
 NAMES = {
@@ -21,6 +23,10 @@ METRICS = {
     "log_loss": "Log loss",
     "ece": "Calibration error",
 }
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def headline(table: Document, baselines: Mapping[str, Document]) -> Document:
@@ -129,3 +135,21 @@ def short(value: Any) -> str:
 
 def percent(value: Any) -> str:
     return "\u2013" if value is None else f"{100 * value:.1f}%"
+
+
+def visible(value: Any) -> Any:
+    """The value with control characters in its texts shown, and long texts cut with a mark."""
+    if isinstance(value, str):
+        text = _UNSEEN.sub(_shown, value[:MAX_TEXT_CHARACTERS])
+        cut = len(value) - MAX_TEXT_CHARACTERS
+        return f"{text} [... {cut:,} more characters]" if cut > 0 else text
+    if isinstance(value, list):
+        return [visible(item) for item in value]
+    if isinstance(value, dict):
+        return {visible(name): visible(item) for name, item in value.items()}
+    return value
+
+
+def _shown(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return chr(0x2400 + code) if code < 0x20 else "\ufffd"  # the picture of a control character

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from matplotlib.ticker import MaxNLocator
-
 from jobs.page_tables import Document
 
 ABSENT_PLACE = -0.16
@@ -148,7 +146,11 @@ def _log_marks(low: float, high: float) -> list[float]:
 def _even_marks(low: float, high: float) -> list[float]:
     if low == high:
         return [low]
-    marks = [float(mark) for mark in MaxNLocator(4).tick_values(low, high)]
+    from matplotlib.ticker import MaxNLocator
+
+    marks = [
+        float(mark) for mark in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ]
     slack = 1e-9 * (high - low)
     return [mark for mark in marks if low - slack <= mark <= high + slack]
 

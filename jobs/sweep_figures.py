@@ -111,7 +111,7 @@ def slice_figure(sweep: Sweep, axis: Axis) -> Figure:
         for tick in axes.get_xticklabels():
             tick.set(rotation=28, ha="right", rotation_mode="anchor")
     axes.set_xlim(ABSENT_PLACE - 0.08 if axis.has_absent else -0.07, 1.07)
-    axes.set_xlabel(end_of(axis.field, 34) + (" (log scale)" if axis.scale == "log" else ""))
+    axes.set_xlabel(end_of(axis.field, 30) + (" (log scale)" if axis.scale == "log" else ""))
     _value_axis(axes, sweep)
     return literal(figure)
 

@@ -28,6 +28,8 @@ from jobs.sweep_parallel import parallel_figure
 from jobs.sweep_result import Sweep, Trial, read_sweep
 
 SWEEP_FILE = "sweep.json"
+MAX_SETTINGS_SAID = 6
+"""In the verdict; all of them stand right below it."""
 
 
 def write_sweep_page(job_dir: Path, output: Path) -> Path:
@@ -100,7 +102,8 @@ def _facts(document: Document, sweep: Sweep) -> Iterator[str]:
         if search.get(name):
             yield f"{name} {search[name]}"
     if document.get("seconds"):
-        yield f"took {duration(document['seconds'])}"
+        has_ended = document.get("state") in FINAL
+        yield f"{'took' if has_ended else 'running for'} {duration(document['seconds'])}"
 
 
 def _tiles(document: Document, sweep: Sweep) -> Iterator[Document]:
@@ -134,8 +137,10 @@ def _verdict(sweep: Sweep) -> tuple[str, str] | None:
     if gain <= 0:
         return "even", f"{said}, no better than the median trial ({score(median)})."
     word = "below" if sweep.mode == "min" else "above"
-    settings = ", ".join(f"{name} = {value_text(value)}" for name, value in best.params.items())
-    shown = f" With {settings}." if settings else ""
+    settings = [f"{name} = {value_text(value)}" for name, value in best.params.items()]
+    if len(settings) > MAX_SETTINGS_SAID:
+        settings[MAX_SETTINGS_SAID:] = [f"and {len(settings) - MAX_SETTINGS_SAID} more below"]
+    shown = f" With {', '.join(settings)}." if settings else ""
     return "good", f"{said}, {score(gain)} {word} the median trial ({score(median)}).{shown}"
 
 
@@ -217,7 +222,7 @@ def _repeats(sweep: Sweep) -> list[Document]:
     found: dict[int, list[tuple[Trial, float]]] = {}
     for trial, value in sweep.scored:
         found.setdefault(trial.configuration, []).append((trial, value))
-    rows = [
+    rows: list[Document] = [
         {
             "configuration": number,
             "trials": ", ".join(str(trial.trial) for trial, _ in repeats),
@@ -271,8 +276,9 @@ def _parallel(sweep: Sweep) -> Document | None:
         return None
     caption = "A line is a trial with a metric: the darker, the better; orange is the best"
     drawn = embedded(parallel_figure(sweep), caption)
-    # below this width the names on the axes are not legible: the box scrolls instead
-    return drawn | {"min_width": max(560, 105 * (len(sweep.axes) + 1))}
+    num_axes = len(sweep.axes) + 1
+    # narrower, the names on the axes are not legible: the box scrolls instead
+    return drawn | {"min_width": max(540, 105 * num_axes), "max_width": max(760, 150 * num_axes)}
 
 
 def _cost(sweep: Sweep) -> Document | None:

@@ -16,7 +16,7 @@ def parallel_figure(sweep: Sweep) -> Figure:
     num_axes = len(sweep.axes) + 1
     figure, axes = new_figure(max(6.0, 1.25 * num_axes), 4.3)
     limits = sweep.limits() or (0.0, 1.0)
-    is_max = sweep.mode == "max"
+    is_max, is_few = sweep.mode == "max", len(sweep.trials) <= 40
     colour = Normalize(*limits, clip=True)
     palette = _palette(is_max)
     metric_axis = Axis(sweep.metric, "linear", *limits)
@@ -30,10 +30,10 @@ def parallel_figure(sweep: Sweep) -> Figure:
         axes.plot(
             heights,
             color=BEST if is_best else palette(colour(value)),
-            lw=2.6 if is_best else 1.0,
+            lw=2.6 if is_best else 1.0 if is_few else 0.8,
             marker="o" if is_best else "",
             ms=5,
-            alpha=1.0 if is_best else 0.8 if len(sweep.trials) <= 40 else 0.5,
+            alpha=1.0 if is_best else 0.8 if is_few else 0.45,
             zorder=6 if is_best else 3,
         )
     for i, axis in enumerate((*sweep.axes, metric_axis)):

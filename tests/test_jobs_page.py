@@ -12,8 +12,8 @@ from gpt2cls.baselines import run_baselines
 from gpt2cls.data.tasks import Split, Task
 from gpt2cls.metrics import choose_thresholds, evaluate_probabilities, quick_metrics
 from gpt2cls.mistakes import worst_mistakes
-from jobs.page import MAX_TEXT_CHARACTERS, render, write_report
-from jobs.page_tables import verdict
+from jobs.page import render, write_report
+from jobs.page_tables import MAX_TEXT_CHARACTERS, verdict
 
 WORDS = (
     ("shares", "profits", "bank", "market", "tax"),
