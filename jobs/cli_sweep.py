@@ -26,13 +26,19 @@ group = typer.Typer(
 @verb
 def show(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     """Show the trials of a sweep, the best of them, and what mattered."""
+    from jobs.importance import importance
     from jobs.sweep_document import sweep_document
 
     surroundings = from_environment()
     found = _sweep(job, surroundings)
     folder = surroundings.home.job_dir(found.id)
     document = {"job_id": found.id, **sweep_document(folder)}
-    document |= {"state": str(found.state), "reason": found.reason}
+    found_importance = importance(document) if document["trials"] else None
+    document |= {
+        "state": str(found.state),
+        "reason": found.reason,
+        "importance": found_importance.shares if found_importance else None,
+    }
     return Answer(document, lambda out: _show_trials(document, out))
 
 
@@ -136,10 +142,14 @@ def show_winner(document: dict[str, Any], out: "Console") -> None:
 
 
 def _show_trials(document: dict[str, Any], out: "Console") -> None:
+    from jobs.importance import importance
     from jobs.sweep_tables import importance_table, trials_table
 
     out.print(f"sweep {document['job_id']}: {document['state']}")
     if document["reason"]:
         out.print(f"reason: {document['reason']}")
-    out.print(trials_table(document))
-    out.print(importance_table(document))
+    if not document["trials"]:
+        out.print("no trial was begun")
+        return
+    out.print(trials_table(document, out.width))
+    out.print(importance_table(importance(document)))

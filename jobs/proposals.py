@@ -111,7 +111,7 @@ def new_proposer(
         return Learned(space, fixed, seed, mode)
     from jobs.tune import RaySearcher
 
-    return RaySearcher(searcher, space, seed=seed, mode=mode)
+    return RaySearcher(searcher, space.within(fixed), mode=mode)
 
 
 def _grid_values(space: Space) -> list[Point]:

@@ -20,7 +20,7 @@ def write_head(sweep_dir: Path, head: dict[str, Any]) -> None:
 def sweep_document(sweep_dir: Path) -> dict[str, Any]:
     """The sweep whose folder this is, as it is now; without trials where none was begun."""
     try:
-        head = json.loads((sweep_dir / HEAD_FILE).read_text())
+        head: dict[str, Any] = json.loads((sweep_dir / HEAD_FILE).read_text())
     except FileNotFoundError:
         return {"trials": [], "best": None}
     trials = Journal(sweep_dir).read()

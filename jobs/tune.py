@@ -288,7 +288,7 @@ class _Handed(Searcher):  # type: ignore[misc]
 class RaySearcher:
     """A proposer that Ray wraps, by its name."""
 
-    def __init__(self, name: str, space: Space, *, seed: int, mode: str) -> None:
+    def __init__(self, name: str, space: Space, *, mode: str) -> None:
         self.space = space
         self.searcher = create_searcher(name, space=ray_space(space), metric=SCORE, mode=mode)
         self.asked: set[int] = set()
