@@ -5,6 +5,7 @@ was told: a resumed sweep makes a new one, tells it what is known, and goes on.
 """
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -75,13 +76,11 @@ class Learned:
         import optuna
 
         # Seeded anew for each point: a resumed sweep draws what the unbroken one would have.
-        self.study.sampler = optuna.samplers.TPESampler(
-            seed=_seed(self.seed, index),
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            warn_independent_sampling=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.sampler = optuna.samplers.TPESampler(
+                seed=_seed(self.seed, index), multivariate=True, group=True, constant_liar=True
+            )
         trial = self.study.ask()
         self.under_way[index] = trial
         return self._suggest(self.space, self.fixed, trial)

@@ -3,8 +3,8 @@
 Knows neither Ray nor MLflow. Every change is in the journal before anybody acts on it.
 """
 
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,7 @@ class Roster:
         settle_trial(trial, trial_dir(self.sweep_dir, number), self.metric, self.mode, died=died)
         if trial.status == "KILLED":
             trial.cause = self.why_no_more or "the sweep was stopped"
+        trial.finished_unix_s = time.time()
         self.journal.write(trial)
         self._learn()
         if self._is_out_of_patience() and self.why_no_more is None:
@@ -158,7 +159,3 @@ class Roster:
             return False
         over = [t for t in self.trials if t.is_final and t.configuration > best.configuration]
         return len({trial.configuration for trial in over}) >= patience
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The trials as plain values."""
-        return [asdict(trial) for trial in self.trials]

@@ -46,6 +46,7 @@ def sweep_document(sweep_dir: Path) -> dict[str, Any]:
                 "seconds": round(found.seconds, 2) if is_running else trial.seconds,
                 "curve": [[step, value] for step, value in found.curve],
                 "changes": _changes(folder),
+                "finished_unix_s": trial.finished_unix_s,
             }
         )
     return head | {"best": best.number if best else None, "trials": rows}

@@ -41,6 +41,7 @@ class Trial:
     step: int = 0
     seconds: float = 0.0
     """In training, over all attempts."""
+    finished_unix_s: float | None = None
 
     @property
     def is_final(self) -> bool:
