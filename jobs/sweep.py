@@ -42,6 +42,7 @@ from jobs.trial_job import trial_job
 from jobs.trials import CHANGES_FILE, PAYLOAD_FILE, Trial, child_id, trial_dir
 
 TRIAL_JOB_FILE = "resolved.json"
+_FLUSH_S = 30.0
 
 
 def run_sweep(
@@ -149,9 +150,9 @@ class Sweep:
         best = self.roster.best
         if best is None:
             raise JobFailed(f"no trial came to a result; {self._first_cause()}")
-        self._tag_best(best)
+        self._say_best(best)
         document = self._finish(best)
-        self._publish_page()
+        self._publish_page(best)
         return document | {"trials": sweep_document(self.dir)["trials"]}
 
     def _roster(self) -> Roster:
@@ -339,12 +340,8 @@ class Sweep:
             if trial.number not in keep:
                 shutil.rmtree(folder / "best", ignore_errors=True)
 
-    def _tag_best(self, best: Trial) -> None:
-        run_id = Spool(trial_dir(self.dir, best.number)).head().get("run_id")
-        self.record.tags(
-            {"gpt2cls.best_trial": str(best.number)}
-            | ({"gpt2cls.best_run_id": run_id} if run_id else {})
-        )
+    def _say_best(self, best: Trial) -> None:
+        self.record.tags({"gpt2cls.best_trial": str(best.number)})
         means = "" if self.search.seeds == 1 else f" (the best repeat of {self.search.seeds})"
         self.log.say(
             f"best: trial {best.number}{means}, {self.search.metric} {best.metric:.4f}, "
@@ -396,9 +393,13 @@ class Sweep:
             },
         )
 
-    def _publish_page(self) -> None:
+    def _publish_page(self, best: Trial) -> None:
         from jobs.sweep_page import write_sweep_page
 
+        self.record.flush(_FLUSH_S)  # so that the runs of all trials are known by their ids
+        run_id = Spool(trial_dir(self.dir, best.number)).head().get("run_id")
+        if run_id:
+            self.record.tags({"gpt2cls.best_run_id": run_id})
         self._write_head()
         document = write_sweep_document(self.dir, "SUCCEEDED")
         write_json(self.dir / "trials.json", document["trials"])
