@@ -8,6 +8,7 @@ pattern of Ray's documentation, a Ray Train run inside a Tune trial, whose worke
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -79,7 +80,7 @@ def _ours(trials: int, seconds: float) -> Outcome:
         left = _left_over(str(home))
         subprocess.run([*program, "cluster", "down"], env=environment, capture_output=True)
     ends = sorted(trial["finished_unix_s"] for trial in document["trials"])
-    gaps = [round(b - a, 3) for a, b in zip(ends, ends[1:], strict=False)]
+    gaps = [round(b - a, 3) for a, b in itertools.pairwise(ends)]
     return {
         "trials finished": sum(t["status"] == "FINISHED" for t in document["trials"]),
         "seconds in all": round(total_s, 1),
@@ -169,7 +170,7 @@ def _documented(trials: int) -> Outcome:
         ends = sorted(float(path.read_text()) for path in Path(folder).glob("*.ended"))
         seconds = time.perf_counter() - started_s
         ray.shutdown()
-    gaps = [round(b - a, 2) for a, b in zip(ends, ends[1:], strict=False)]
+    gaps = [round(b - a, 2) for a, b in itertools.pairwise(ends)]
     return {"median_s": statistics.median(gaps), "seconds": round(seconds, 1), "gaps_s": gaps}
 
 

@@ -52,6 +52,27 @@ def sweep_plan(job: SweepJob, cores: int) -> dict[str, Any]:
     }
 
 
+_WEIGHT_BYTES, _CHECKPOINT_BYTES = 4, 12  # fp32; with the two moments of AdamW
+_CHECKPOINTS_AT_ONCE = 5  # the two newest, the best as of each, and one that is being written
+_HANDED_OVER = 3
+
+
+def sweep_disk_bytes(job: SweepJob, trials_at_a_time: int, num_trained: int) -> int:
+    """What the weights of a sweep take on disk at most, at any moment; tokens not counted.
+
+    Args:
+        job: the sweep.
+        trials_at_a_time: as planned.
+        num_trained: weights that a trial learns.
+    """
+    checkpoints = trials_at_a_time * _CHECKPOINTS_AT_ONCE
+    if job.search.scheduler in ("pbt", "hyperband"):  # a trial that waits keeps its own
+        runs = job.num_trials * job.search.seeds
+        checkpoints = runs * (_CHECKPOINTS_AT_ONCE + _HANDED_OVER)
+    kept = job.search.keep + trials_at_a_time + 1
+    return num_trained * (checkpoints * _CHECKPOINT_BYTES + kept * _WEIGHT_BYTES)
+
+
 def cpus_per_trial(job: SweepJob, cores: int) -> float:
     """Cores that one trial takes: 1 per worker unless the job says otherwise."""
     return _workers_that_fit(job.cluster, cores) * cpus_per_trial_worker(job.cluster)

@@ -29,7 +29,13 @@ from jobs.attempt import (
 )
 from jobs.errors import JobFailed, JobStopped
 from jobs.inputs import payload_of, tokenizer_of, tokens_of, write_labels
-from jobs.plan import cpus_per_trial_worker, num_cores, refuse_if_never_fits, sweep_plan
+from jobs.plan import (
+    cpus_per_trial_worker,
+    num_cores,
+    refuse_if_never_fits,
+    sweep_disk_bytes,
+    sweep_plan,
+)
 from jobs.proposals import new_proposer
 from jobs.roster import Roster
 from jobs.spec import FinetuneJob, SweepJob
@@ -142,7 +148,11 @@ class Sweep:
         self.labels = write_labels(self.ready.prepared, self.dir)
         self.roster = self._roster()
         self.screen = SweepScreen(self.log, self.roster, self.search)
-        self.screen.begin(sweep_plan(self.job, num_cores()), self.space)
+        plan = sweep_plan(self.job, num_cores())
+        self.screen.begin(plan, self.space)
+        if needs_ray(self.job):
+            most = sweep_disk_bytes(self.job, plan["trials_at_a_time"], self._num_trained())
+            self.log.say(f"weights and checkpoints will take {most / 1e6:,.0f} MB on disk at most")
         self._write_head()
         (self.dir / STOP_FILE).unlink(missing_ok=True)
         with attempt.watch.stage("trials"):
@@ -231,6 +241,24 @@ class Sweep:
         steps_per_epoch = -(-len(self.ready.prepared.train.labels) // train.batch_size)
         num_steps = total_steps(train, steps_per_epoch)
         return -(-num_steps // rhythm_steps(train.eval_every, steps_per_epoch))
+
+    def _num_trained(self) -> int:
+        """Weights that a trial learns; also finds out now whether the model can be had."""
+        from gpt2cls.model.classifier import build_classifier
+        from gpt2cls.training.freezing import ever_trainable
+
+        job, ready = self.job, self.ready
+        model = build_classifier(
+            job.model,
+            ready.prepared.task,
+            vocab_size=ready.tokenizer.vocab_size,
+            pad_id=ready.tokenizer.pad_id,
+            max_length=job.data.max_length,
+            seed=0,
+            base_dir=self.attempt.base_dir,
+        )
+        names = ever_trainable(model, job.train.freeze, job.train.epochs)
+        return sum(p.numel() for name, p in model.named_parameters() if name in names)
 
     def begin(self, trial: Trial) -> None:
         """Make the folder of a trial ready, and its run."""
