@@ -46,8 +46,8 @@ def run_head_trials(sweep: "Sweep") -> None:
 
     while trials := _next_group(sweep):
         payloads = []
-        for trial in trials:
-            sweep.begin(trial)
+        begun = [trial for trial in trials if sweep.begin(trial)]
+        for trial in begun:
             sweep.started(sweep.roster.started(trial.number))
             payloads.append(_payload(sweep, trial))
         for group in _alike(payloads):
@@ -56,7 +56,7 @@ def run_head_trials(sweep: "Sweep") -> None:
             except RequestError as error:
                 for payload in group:
                     (payload.job_dir / FAILURE_FILE).write_text(str(error))
-        for trial in trials:
+        for trial in begun:
             sweep.ended(sweep.roster.ended(trial.number))
 
 
@@ -69,7 +69,6 @@ def _next_group(sweep: "Sweep") -> list[Trial]:
 
 def _payload(sweep: "Sweep", trial: Trial) -> RankPayload:
     folder = trial_dir(sweep.dir, trial.number)
-    (folder / FAILURE_FILE).unlink(missing_ok=True)
     (folder / STOP_FILE).unlink(missing_ok=True)
     payload = RankPayload.model_validate_json((folder / PAYLOAD_FILE).read_text())
     return payload.model_copy(update={"threads": num_cores()})

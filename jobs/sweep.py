@@ -45,7 +45,7 @@ from jobs.sweep_document import sweep_document, write_head, write_sweep_document
 from jobs.sweep_screen import SweepScreen
 from jobs.training import in_a_thread, ray_for, stop_on_signal
 from jobs.trial_job import trial_job
-from jobs.trials import CHANGES_FILE, PAYLOAD_FILE, Trial, child_id, trial_dir
+from jobs.trials import CHANGES_FILE, FAILURE_FILE, PAYLOAD_FILE, Trial, child_id, trial_dir
 
 TRIAL_JOB_FILE = "resolved.json"
 _FLUSH_S = 30.0
@@ -139,6 +139,9 @@ class Sweep:
         self.num_configurations = num_configurations
         self.labels: dict[str, Path] = {}
         self.spools: dict[int, Spool] = {}
+        """Of the trials that are begun and not over."""
+        self.num_told: dict[int, int] = {}
+        """Changes of a trial's settings that its run has."""
         self.started_unix_s = time.time()
 
     def run(self) -> dict[str, Any]:
@@ -190,11 +193,15 @@ class Sweep:
         deadline_s = None
         if self.search.time_budget_s is not None:
             deadline_s = time.monotonic() + self.search.time_budget_s
-        with stop_on_signal(self.dir / STOP_FILE), self.screen:
-            if are_heads_alone(self.job):
-                in_a_thread(lambda: run_head_trials(self), lambda: self._look(deadline_s))
-            else:
-                self._on_ray(deadline_s)
+        try:
+            with stop_on_signal(self.dir / STOP_FILE), self.screen:
+                if are_heads_alone(self.job):
+                    in_a_thread(lambda: run_head_trials(self), lambda: self._look(deadline_s))
+                else:
+                    self._on_ray(deadline_s)
+        finally:
+            for spool in self.spools.values():  # of trials that were begun, and nobody ended
+                spool.status("KILLED")
         if (self.dir / STOP_FILE).exists():
             done = self.roster.num_ended
             raise JobStopped(f"stopped after {done} of {self.roster.num_trials} trials")
@@ -260,20 +267,28 @@ class Sweep:
         names = ever_trainable(model, job.train.freeze, job.train.epochs)
         return sum(p.numel() for name, p in model.named_parameters() if name in names)
 
-    def begin(self, trial: Trial) -> None:
-        """Make the folder of a trial ready, and its run."""
+    def begin(self, trial: Trial) -> bool:
+        """Make the folder of a trial ready, and its run; False: its settings cannot be."""
         folder = trial_dir(self.dir, trial.number)
         folder.mkdir(parents=True, exist_ok=True)
-        job = self.job_of(trial)
-        write_json(folder / TRIAL_JOB_FILE, job.model_dump(mode="json", by_alias=True))
-        (folder / PAYLOAD_FILE).write_text(self.payload_of(trial, job).model_dump_json())
+        (folder / FAILURE_FILE).unlink(missing_ok=True)
         self.spools[trial.number] = spool = self.record.child(
             folder,
             job_id=child_id(self.attempt.job_id, trial.number),
             run_name=f"trial {trial.number}",
         )
-        spool.params(trial.params | {"train.seed": job.train.seed})
+        spool.params({"train.seed": trial.seed} | trial.params)
         spool.tags({"gpt2cls.sweep_id": self.attempt.job_id, "gpt2cls.trial": str(trial.number)})
+        try:
+            job = self.job_of(trial)
+            payload = self.payload_of(trial, job)
+        except RequestError as error:
+            (folder / FAILURE_FILE).write_text(str(error))
+            self.ended(self.roster.ended(trial.number))
+            return False
+        write_json(folder / TRIAL_JOB_FILE, job.model_dump(mode="json", by_alias=True))
+        (folder / PAYLOAD_FILE).write_text(payload.model_dump_json())
+        return True
 
     def started(self, trial: Trial) -> None:
         """A process works on the trial."""
@@ -343,7 +358,9 @@ class Sweep:
         path = trial_dir(self.dir, trial.number) / CHANGES_FILE
         if not path.exists() or trial.number not in self.spools:
             return
-        for line in path.read_text().splitlines():
+        lines, told = path.read_text().splitlines(), self.num_told.get(trial.number, 0)
+        self.num_told[trial.number] = len(lines)
+        for line in lines[told:]:
             change = json.loads(line)
             numbers = {
                 f"param/{field}": float(value)

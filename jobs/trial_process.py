@@ -87,6 +87,7 @@ class Reporter:
         self.folder, self.metric, self.mode, self.pauses = folder, metric, mode, pauses
         curve = measured(folder, metric).curve
         self.num_evaluations = len(curve)
+        self.last_step = max((step for step, _ in curve), default=0)
         self.values = [value for _, value in curve if math.isfinite(value)]
         self.num_steps = 0
         self.is_new = False
@@ -107,6 +108,9 @@ class Reporter:
             self._send(step)
 
     def _note(self, event: dict[str, Any]) -> None:
+        if not self.pauses and event["step"] <= self.last_step:
+            return  # measured before a restart
+        self.last_step = event["step"]
         value = event["metrics"].get(f"eval/{self.metric}", math.nan)
         self.num_evaluations += 1
         self.is_new = math.isfinite(value)

@@ -6,12 +6,12 @@ trials that are left, and its scheduler is told what the others reported.
 """
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
@@ -46,8 +46,8 @@ _DRIVER_BYTES = 1 << 20
 class Hooks:
     """What the sweep does as trials begin, report and end; called one at a time."""
 
-    begin: Callable[[Trial], None]
-    """The trial's folder is made ready."""
+    begin: Callable[[Trial], bool]
+    """The trial's folder is made ready; False: it cannot be, and the trial is over."""
     started: Callable[[Trial], None]
     reported: Callable[[Trial, float], None]
     """The score so far."""
@@ -135,7 +135,9 @@ def _scheduler(job: SweepJob, space: Space, max_evaluations: int) -> TrialSchedu
             reduction_factor=REDUCTION_FACTOR,
         )
     if kind == "median":
-        return MedianStoppingRule(**compared, grace_period=1, min_samples_required=3)
+        # It would set trials aside as long as there are too few to compare with.
+        never = {"min_time_slice": math.inf}
+        return MedianStoppingRule(**compared, **never, grace_period=1, min_samples_required=3)
     if kind == "hyperband":
         return HyperBandScheduler(
             **compared, max_t=max(max_evaluations, 1), reduction_factor=REDUCTION_FACTOR
@@ -166,14 +168,27 @@ def _tell(scheduler: TrialScheduler, roster: Roster) -> None:
         curve = measured(trial_dir(roster.sweep_dir, trial.number), roster.metric).curve
         if not trial.is_final or not curve:
             continue
-        stand_in, values = SimpleNamespace(trial_id=f"earlier-{trial.number}"), []
+        stand_in, values = _Earlier(f"earlier-{trial.number}"), list[float]()
         scheduler.on_trial_add(None, stand_in)
         for count, (_, value) in enumerate(curve, start=1):
             values.append(value)
-            result = {NUM_EVALUATIONS: count, SCORE: best(values), "time_total_s": float(count)}
-            scheduler.on_trial_result(SimpleNamespace(get_trials=list), stand_in, result)
-        if isinstance(scheduler, MedianStoppingRule):
-            scheduler.on_trial_complete(None, stand_in, {})
+            result = {NUM_EVALUATIONS: count, SCORE: best(values)}
+            scheduler.on_trial_result(_NoController(), stand_in, result)
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """A trial of an earlier session, as far as a scheduler looks at it."""
+
+    trial_id: str
+
+
+class _NoController:
+    """Where a scheduler asks which trials wait."""
+
+    @staticmethod
+    def get_live_trials() -> list[Any]:
+        return []
 
 
 class _Watch(tune.Callback):  # type: ignore[misc]
@@ -190,21 +205,18 @@ class _Watch(tune.Callback):  # type: ignore[misc]
 
     def hand_out(self, tune_id: str) -> dict[str, Any] | None:
         """The config of the next trial; None: there is none."""
-        trial = self.roster.next()
-        if trial is None:
-            return None
-        self._name(tune_id, trial.number)
-        return {GIVEN: self._begin(trial)}
+        while (trial := self.roster.next()) is not None:
+            if self.hooks.begin(trial):
+                self._name(tune_id, trial.number)
+                return {GIVEN: self._config(trial)}
+        return None
 
     def hand_out_all(self) -> list[dict[str, Any]]:
         """The configs of all trials that are left."""
-        configs = []
-        while (trial := self.roster.next()) is not None:
-            configs.append(self._begin(trial))
-        return configs
+        trials = iter(self.roster.next, None)
+        return [self._config(trial) for trial in trials if self.hooks.begin(trial)]
 
-    def _begin(self, trial: Trial) -> dict[str, Any]:
-        self.hooks.begin(trial)
+    def _config(self, trial: Trial) -> dict[str, Any]:
         return {
             "sweep_dir": str(self.sweep_dir),
             "number": trial.number,
