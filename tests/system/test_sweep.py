@@ -288,12 +288,13 @@ def test_a_budget_ends_the_trials_under_way_and_the_best_so_far_wins(commands: C
     job = write_sweep(
         commands,
         name="budget",
-        search={"trials": 50, "scheduler": "none", "time_budget_s": 12},
-        train__epochs=200,
+        search={"trials": 50, "scheduler": "none", "time_budget_s": 25},
+        train__epochs=400,
+        train__eval_every="10 steps",
     )
     document = commands.json("run", job)
     assert {t["status"] for t in document["trials"]} == {"KILLED"}
-    assert {t["cause"] for t in document["trials"]} == {"search.time_budget_s = 12 is spent"}
+    assert {t["cause"] for t in document["trials"]} == {"search.time_budget_s = 25 is spent"}
     assert len(document["trials"]) < 50
     assert document["test"]["accuracy"] > 0.2
 
