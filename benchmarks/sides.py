@@ -198,7 +198,7 @@ def trainer(spec: Spec, corpus: Corpus, folder: Path, **more: Any) -> Any:
         **more.pop("settings", {}),
     }
     args = TrainingArguments(
-        str(folder), report_to=[], save_strategy="no", disable_tqdm=True, **settings
+        str(folder), use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, **settings
     )
     return Trainer(
         model=model,
