@@ -64,6 +64,7 @@ def measure(spec: Spec) -> Outcome:
         "epoch_s": round(seconds, 3),
         "tokens": num_tokens,
         "peak_mb": round(peak_memory_mb()),
+        "precision": spec.precision,
     }
 
 
