@@ -6,7 +6,7 @@ Letters in array names: N rows, C classes, B rows of a batch, T tokens.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.errors import RequestError
 from gpt2cls.metrics import predictions
+from gpt2cls.model.backbone import Backbone
 from gpt2cls.model.classifier import Classifier
 from gpt2cls.model.folder import ModelInfo, load_classifier
 from gpt2cls.model.packed import PackedGPT2, can_pack
@@ -165,7 +166,9 @@ def fastest_that_agrees(model: Classifier, info: ModelInfo) -> Classifier:
         return model
     if not can_pack(model.backbone):
         return model
-    packed = Classifier(PackedGPT2(model.backbone), model.pooling, model.head).eval()
+    # It is no backbone that could be trained or saved, but it can be asked like one.
+    backbone = cast(Backbone, PackedGPT2(model.backbone))
+    packed = Classifier(backbone, model.pooling, model.head).eval()
     return packed if _largest_difference(model, packed, info) <= AGREES_WITHIN else model
 
 

@@ -24,9 +24,7 @@ _HEAD = 0x68656164
 class Classifier(nn.Module):
     """Tokens to logits."""
 
-    def __init__(
-        self, backbone: Backbone | PackedGPT2, pooling: Pooling, head: LinearHead
-    ) -> None:
+    def __init__(self, backbone: Backbone, pooling: Pooling, head: LinearHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
@@ -34,9 +32,7 @@ class Classifier(nn.Module):
 
     def features(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Pooled vectors [B, F], before dropout: what can be kept while the backbone is frozen."""
-        if self.pooling.kind == "last" and isinstance(
-            self.backbone, GPT2Backbone | PackedGPT2
-        ):
+        if self.pooling.kind == "last" and isinstance(self.backbone, GPT2Backbone | PackedGPT2):
             return self.backbone.last_hidden(tokens_BT, lengths_B).float()
         return self.pooling(self.backbone(tokens_BT, lengths_B), lengths_B)  # type: ignore[no-any-return]
 

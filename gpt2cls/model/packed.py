@@ -9,6 +9,7 @@ a matrix product: all tokens of all rows, and a few that mean nothing.
 """
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +28,14 @@ _FUSED = {
 _PLAIN = ("none", "")
 
 
-def can_pack(backbone: nn.Module) -> bool:
+def can_pack(backbone: nn.Module) -> TypeGuard[GPT2Backbone]:
     """True for a GPT-2 on the CPU that packing serves."""
     return (
         isinstance(backbone, GPT2Backbone)
         and backbone.width >= WORTH_IT_FROM
         and backbone.config.activation in _FUSED
         and backbone.wpe.weight.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
 
 
@@ -51,7 +52,7 @@ class _Packed:
         return product(x_MD, self.weight, self.bias, then[0], [], then[1])  # type: ignore[no-any-return]
 
     def plus(self, x_MD: Tensor, other_MD: Tensor) -> Tensor:
-        """x W + b + other."""
+        """The product, plus `other_MD`."""
         product = torch.ops.mkldnn._linear_pointwise.binary
         return product(x_MD, other_MD, self.weight, self.bias, "add")  # type: ignore[no-any-return]
 
