@@ -1,14 +1,13 @@
 """A GPT-2 for prediction on a processor with bf16: its weights are cast and packed once.
 
-Weights, hidden states and sums of the residual stream are bf16; products, norms and softmax add
-up in fp32 inside. Bias, GELU and the residual sum are done by the product itself, while its
+Weights, hidden states and sums of the residual stream are bf16; attention is fp32, and products
+and norms add up in fp32 inside. Bias, GELU and the residual sum are done by the product itself, while its
 result is still in the cache. Nothing here has a gradient.
 
 Letters in tensor names: B rows, T tokens, D features, H heads, K features of a head, M rows of
 a matrix product: all tokens of all rows, and a few that mean nothing.
 """
 
-from dataclasses import dataclass
 from typing import TypeGuard
 
 import torch
@@ -46,24 +45,25 @@ class _Packed:
         weight = affine.weight.detach()[:, columns].t().to(torch.bfloat16).contiguous()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
         self.bias = affine.bias.detach()[columns].to(torch.bfloat16)
+        # Looked up once: for a single text, the calls take as long as the products.
+        self._product = torch.ops.mkldnn._linear_pointwise.default
+        self._product_plus = torch.ops.mkldnn._linear_pointwise.binary
 
     def __call__(self, x_MD: Tensor, then: tuple[str, str] = _PLAIN) -> Tensor:
-        product = torch.ops.mkldnn._linear_pointwise.default
-        return product(x_MD, self.weight, self.bias, then[0], [], then[1])  # type: ignore[no-any-return]
+        return self._product(x_MD, self.weight, self.bias, then[0], [], then[1])  # type: ignore[no-any-return]
 
     def plus(self, x_MD: Tensor, other_MD: Tensor) -> Tensor:
         """The product, plus `other_MD`."""
-        product = torch.ops.mkldnn._linear_pointwise.binary
-        return product(x_MD, other_MD, self.weight, self.bias, "add")  # type: ignore[no-any-return]
+        return self._product_plus(x_MD, other_MD, self.weight, self.bias, "add")  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
 class _Norm:
-    layer: nn.LayerNorm
+    def __init__(self, layer: nn.LayerNorm) -> None:
+        self.shape, self.epsilon = list(layer.normalized_shape), layer.eps
+        self.weight, self.bias = layer.weight.detach(), layer.bias.detach()
 
     def __call__(self, x_MD: Tensor) -> Tensor:
-        layer = self.layer
-        return torch.layer_norm(x_MD, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+        return torch.layer_norm(x_MD, self.shape, self.weight, self.bias, self.epsilon)
 
 
 class _Block:
@@ -77,8 +77,9 @@ class _Block:
         self.activation = _FUSED[activation]
 
     def __call__(self, x_MD: Tensor, B: int, T: int) -> Tensor:
-        qkv = self.qkv(self.norm_1(x_MD))[: B * T].view(B, T, 3, self.heads, -1)
-        q_BHTK, k_BHTK, v_BHTK = qkv.permute(2, 0, 3, 1, 4)
+        # PyTorch's attention is a third slower in bf16 than in fp32.
+        qkv = self.qkv(self.norm_1(x_MD))[: B * T].float()
+        q_BHTK, k_BHTK, v_BHTK = qkv.view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed_BHTK = F.scaled_dot_product_attention(
             q_BHTK, k_BHTK, v_BHTK, is_causal=True, scale=self.scale
         )
@@ -102,14 +103,15 @@ class _LastReader:
     def __call__(self, x_MD: Tensor, B: int, T: int, lengths_B: Tensor) -> Tensor:
         heads, normed_MD = self.packed.heads, self.packed.norm_1(x_MD)
         at_N = F.pad(torch.arange(-1, B * T - 1, T) + lengths_B, (0, few_sizes(B) - B))
-        q_BH1K = self.query(normed_MD[at_N])[:B].view(B, heads, 1, -1)
-        keys_values = self.keys_values(normed_MD)[: B * T].view(B, T, 2, heads, -1)
-        k_BHTK, v_BHTK = keys_values.permute(2, 0, 3, 1, 4)
+        q_BH1K = self.query(normed_MD[at_N])[:B].float().view(B, heads, 1, -1)
+        keys_values = self.keys_values(normed_MD)[: B * T].float()
+        k_BHTK, v_BHTK = keys_values.view(B, T, 2, heads, -1).permute(2, 0, 3, 1, 4)
         seen_B11T = (torch.arange(T) < lengths_B[:, None])[:, None, None]
         mixed_BH1K = F.scaled_dot_product_attention(
             q_BH1K, k_BHTK, v_BHTK, attn_mask=seen_B11T, scale=self.packed.scale
         )
-        mixed_ND = F.pad(mixed_BH1K.reshape(B, -1), (0, 0, 0, len(at_N) - B))
+        mixed_BD = mixed_BH1K.reshape(B, -1).to(x_MD.dtype)
+        mixed_ND = F.pad(mixed_BD, (0, 0, 0, len(at_N) - B))
         return self.packed.with_mlp(self.packed.proj.plus(mixed_ND, x_MD[at_N]))
 
 
