@@ -30,7 +30,10 @@ TOKENS_PER_BATCH_ON_GPU = 131_072
 PAD_TO = {"cpu": 1, "cuda": 8}
 """Matrix units like multiples of 8; a processor just works through the padding."""
 ROWS_ENCODED_AT_ONCE = 10_000
-AGREES_WITHIN = 0.02
+AGREES_WITHIN = 0.05
+"""Random tokens are harder than texts: where they differ by 0.02, texts differ by 0.014."""
+COMPANY_MATTERS_BY = 0.02
+"""In bf16: what else is asked decides how sums are rounded."""
 PROBE_ROWS, PROBE_TOKENS = 16, 32
 
 
@@ -67,7 +70,7 @@ class Predictor:
     @property
     def tolerance(self) -> float:
         """By how much a probability may differ when other texts are asked with it."""
-        return AGREES_WITHIN if isinstance(self.model.backbone, PackedGPT2) else 1e-4
+        return COMPANY_MATTERS_BY if isinstance(self.model.backbone, PackedGPT2) else 1e-4
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """A GPT-2 for prediction on a processor with bf16: its weights are cast and packed once.
 
 Weights, hidden states and sums of the residual stream are bf16; attention is fp32, and products
-and norms add up in fp32 inside. Bias, GELU and the residual sum are done by the product itself, while its
-result is still in the cache. Nothing here has a gradient.
+and norms add up in fp32 inside. Bias, GELU and the residual sum are done by the product itself,
+while its result is still in the cache. Nothing here has a gradient.
 
 Letters in tensor names: B rows, T tokens, D features, H heads, K features of a head, M rows of
 a matrix product: all tokens of all rows, and a few that mean nothing.
