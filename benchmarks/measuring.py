@@ -103,22 +103,22 @@ class Report:
             ),
             platform.processor(),
         )
-        peak = gemm_peak_gflops(torch.float32)
+        fp32, bf16 = (gemm_peak_gflops(dtype) for dtype in (torch.float32, torch.bfloat16))
         self.document["machine"] = {
             "cpu": model,
             "cores": os.cpu_count(),
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "gemm_fp32_gflops": round(peak, 1),
+            "gemm_fp32_gflops": round(fp32, 1),
+            "gemm_bf16_gflops": round(bf16, 1),
         }
         self.add(
             f"{model}, {os.cpu_count()} cores, torch {torch.__version__}; "
-            f"fp32 GEMM peak {peak:,.0f} GFLOP/s (measured in this run)."
+            f"GEMM peak {fp32:,.0f} GFLOP/s in fp32, {bf16:,.0f} in bf16 (measured in this run)."
         )
 
-    @property
-    def peak_gflops(self) -> float:
-        return float(self.document["machine"]["gemm_fp32_gflops"])
+    def peak_gflops(self, precision: str) -> float:
+        return float(self.document["machine"][f"gemm_{precision}_gflops"])
 
     def add(self, *lines: str) -> None:
         self.lines.extend(lines)

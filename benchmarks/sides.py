@@ -64,6 +64,7 @@ def measure(spec: Spec) -> Outcome:
         "epoch_s": round(seconds, 3),
         "tokens": num_tokens,
         "peak_mb": round(peak_memory_mb()),
+        "precision": spec.precision,
     }
 
 
@@ -198,7 +199,7 @@ def trainer(spec: Spec, corpus: Corpus, folder: Path, **more: Any) -> Any:
         **more.pop("settings", {}),
     }
     args = TrainingArguments(
-        str(folder), report_to=[], save_strategy="no", disable_tqdm=True, **settings
+        str(folder), use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, **settings
     )
     return Trainer(
         model=model,

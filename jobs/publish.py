@@ -6,7 +6,7 @@ from cluster.errors import TrackingError
 from cluster.home import Surroundings
 from cluster.tracking_server import ensure_tracking
 from gpt2cls.data.prepare import Prepared
-from gpt2cls.model.gpt2 import GPT2Backbone
+from gpt2cls.model.backbone import AutoBackbone
 from jobs.errors import JobFailed
 from jobs.joblog import JobLog
 from jobs.masking import mask
@@ -60,11 +60,15 @@ def publish(
         example=example,
         example_output=outcome.predictor.predict_frame(example),
         pip_requirements=requirements(
-            is_generic=not isinstance(outcome.predictor.model.backbone, GPT2Backbone)
+            is_generic=isinstance(outcome.predictor.model.backbone, AutoBackbone)
         ),
     )
     difference = verify_in_fresh_process(
-        model_uri, tracking_uri=uri, frame=frame, expected_probs_NC=outcome.example_probs_NC
+        model_uri,
+        tracking_uri=uri,
+        frame=frame,
+        expected_probs_NC=outcome.example_probs_NC,
+        tolerance=outcome.predictor.tolerance,
     )
     log.say(
         f"reloaded in a fresh process: {len(frame)} predictions differ by {difference:.1e} at most"

@@ -67,6 +67,13 @@ def test_micro_batches_stay_within_the_budget_and_keep_the_order():
     assert not list(micro_batches(rows[:0], LENGTHS, 100))
 
 
+def test_micro_batches_of_rounded_lengths_have_few_shapes():
+    lengths = np.sort(np.random.default_rng(0).integers(1, 100, 100))
+    parts = list(micro_batches(np.arange(100), lengths, 1024, 8))
+    assert np.array_equal(np.concatenate(parts), np.arange(100))
+    assert all(len(part).bit_count() == 1 for part in parts[:-1])
+
+
 def test_a_batch_holds_its_rows_padded_on_the_right():
     source = tiny_rows(30)
     rows = np.array([4, 17, 2])

@@ -121,7 +121,14 @@ def padded_length(length: int, multiple: int, max_length: int | None = None) -> 
 def micro_batches(
     rows: Rows, lengths: NDArray[Any], token_budget: int, multiple: int = 1
 ) -> Iterator[Rows]:
-    """Cut `rows` so that rows x padded length stays within the budget; at least one row each."""
+    """Cut `rows` so that rows x padded length stays within the budget; at least one row each.
+
+    Where lengths are rounded up, all parts but the last have a power of two of rows: few distinct
+    shapes.
+    """
+    if multiple > 1:
+        yield from _parts_of_like_shape(rows, lengths, token_budget, multiple)
+        return
     start, longest = 0, 0
     for end, row in enumerate(rows):
         longest = max(longest, padded_length(int(lengths[row]), multiple))
@@ -130,6 +137,19 @@ def micro_batches(
             start, longest = end, padded_length(int(lengths[row]), multiple)
     if start < len(rows):
         yield rows[start:]
+
+
+def _parts_of_like_shape(
+    rows: Rows, lengths: NDArray[Any], token_budget: int, multiple: int
+) -> Iterator[Rows]:
+    padded = -(-lengths[rows].astype(np.int64) // multiple) * multiple
+    start = 0
+    while start < len(rows):
+        area = np.maximum.accumulate(padded[start:]) * np.arange(1, len(rows) - start + 1)
+        fit = max(int(np.searchsorted(area, token_budget, side="right")), 1)
+        num_rows = fit if start + fit == len(rows) else 1 << (fit.bit_length() - 1)
+        yield rows[start : start + num_rows]
+        start += num_rows
 
 
 @dataclass(frozen=True)

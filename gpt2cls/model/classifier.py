@@ -14,6 +14,7 @@ from gpt2cls.data.tasks import Task
 from gpt2cls.model.backbone import Backbone, build_backbone
 from gpt2cls.model.gpt2 import GPT2Backbone
 from gpt2cls.model.head import LinearHead, build_head
+from gpt2cls.model.packed import PackedGPT2
 from gpt2cls.model.pooling import Pooling
 
 _HEAD = 0x68656164
@@ -31,7 +32,7 @@ class Classifier(nn.Module):
 
     def features(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Pooled vectors [B, F], before dropout: what can be kept while the backbone is frozen."""
-        if self.pooling.kind == "last" and isinstance(self.backbone, GPT2Backbone):
+        if self.pooling.kind == "last" and isinstance(self.backbone, GPT2Backbone | PackedGPT2):
             return self.backbone.last_hidden(tokens_BT, lengths_B).float()
         return self.pooling(self.backbone(tokens_BT, lengths_B), lengths_B)  # type: ignore[no-any-return]
 

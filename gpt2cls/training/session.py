@@ -89,7 +89,7 @@ def _train(
     precision, why = pick_precision(config.precision, ranks.device)
     model = new_model(payload, task, ranks)
     budget = TokenBudget.for_device(
-        ranks.device, model.backbone.width, payload.tokens_per_micro_batch
+        ranks.device, model.backbone.width, payload.tokens_per_micro_batch, precision
     )
     names = ever_trainable(model, config.freeze, config.epochs)
     if isinstance(model.backbone, GPT2Backbone) and "backbone.wte.weight" in names:
