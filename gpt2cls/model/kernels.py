@@ -29,11 +29,20 @@ def keep_mask(like: Tensor, drop: float) -> Tensor:
     multiple of 2 ** -16, and the scale with it. PyTorch's own mask takes 53 bits and eight times
     as long.
     """
-    level = drop_level(drop)
+    return kept(like, drop).mul_(kept_scale(drop))
+
+
+def kept(like: Tensor, drop: float) -> Tensor:
+    """As `keep_mask`, but 1 where an element is kept: exact in every type, as the scale is not."""
     words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
     mask = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-    torch.ge(bits_of(draw_words(words), like.shape), level - DROP_LEVELS // 2, out=mask)
-    return mask.mul_(DROP_LEVELS / (DROP_LEVELS - level))
+    bits = bits_of(draw_words(words), like.shape)
+    return torch.ge(bits, drop_level(drop) - DROP_LEVELS // 2, out=mask)
+
+
+def kept_scale(drop: float) -> float:
+    """What is kept is multiplied by this, so that the expected sum stays."""
+    return DROP_LEVELS / (DROP_LEVELS - drop_level(drop))
 
 
 def drop_level(drop: float) -> int:
@@ -69,15 +78,18 @@ class _Dropped(torch.autograd.Function):
 class _AddDropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, drop: float) -> Tensor:
-        mask = keep_mask(y, drop)
+        mask, ctx.scale = kept(y, drop), kept_scale(drop)
         ctx.save_for_backward(mask)
-        return torch.addcmul(x, y, mask)
+        if x.dtype == y.dtype:
+            return torch.addcmul(x, y, mask, value=ctx.scale)
+        # With three types in one operation PyTorch would copy two of the operands.
+        return torch.add(x, y * mask, alpha=ctx.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         (mask,) = ctx.saved_tensors
-        return grad, (grad * mask).to(mask.dtype), None
+        return grad, (grad.to(mask.dtype) * mask).mul_(ctx.scale), None
 
 
 def dropout(x: Tensor, drop: float) -> Tensor:
