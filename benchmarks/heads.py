@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import Report
 
 from gpt2cls.config import DataConfig, ModelConfig, TrainConfig
 from gpt2cls.training.payload import RankPayload
@@ -72,12 +73,20 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     members = len(payloads)
     steps = num_steps(folder / "alone" / payloads[0].job_dir.name)
     wall, cpu = (statistics.median(values) for values in zip(*ratios, strict=True))
-    print(f"median ratio {wall:.1f}, of processor time {cpu:.1f} ({members} jobs of {steps} steps)")
-    print(f"the pooled vectors take {build_s:.2f} s; with the times of the last pair,")
-    print(f"  computed once for each side: {(alone + build_s) / (together + build_s):.1f}")
-    each = (alone + members * build_s) / (together + build_s)
-    print(f"  by each job alone, once together: {each:.1f}")
-    print_differences(folder, payloads)
+    report = Report("heads", f"python benchmarks/heads.py --pairs {options.pairs}")
+    report.machine()
+    report.add(
+        f"median ratio {wall:.1f}, of processor time {cpu:.1f} ({members} jobs of {steps} steps);",
+        f"alone {alone:.2f} s, together {together:.2f} s in the last pair.",
+        f"The pooled vectors take {build_s:.2f} s; with the times of the last pair",
+        f"the ratio is {(alone + build_s) / (together + build_s):.1f} with them computed once for",
+        f"each side, {(alone + members * build_s) / (together + build_s):.1f} where each job alone",
+        "computes its own.",
+        "",
+    )
+    report.add(*differences(folder, payloads))
+    report.document |= {"ratios": ratios, "pooled_vectors_s": build_s}
+    report.write()
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -167,7 +176,7 @@ def num_steps(job_dir: Path) -> int:
     return int(events(job_dir, "start")[0]["num_steps"])
 
 
-def print_differences(folder: Path, payloads: list[RankPayload]) -> None:
+def differences(folder: Path, payloads: list[RankPayload]) -> list[str]:
     """The largest over all jobs: of the best weights, training losses and evaluations."""
     from gpt2cls.training.checkpoint import read_whole
 
@@ -187,8 +196,10 @@ def print_differences(folder: Path, payloads: list[RankPayload]) -> None:
             for a, b in zip(events(alone, kind), events(together, kind), strict=True):
                 for name in set(a["metrics"]) - {"train/tokens_per_second"}:
                     note(name, abs(a["metrics"][name] - b["metrics"][name]))
-    for name, difference in sorted(largest.items()):
-        print(f"largest difference, {name}: {difference:.1e}")
+    return [
+        f"- largest difference, {name}: {difference:.1e}"
+        for name, difference in sorted(largest.items())
+    ]
 
 
 if __name__ == "__main__":

@@ -25,10 +25,12 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import psutil
+from measuring import RESULTS
 
 from cluster.home import Home
 from cluster.tracking_server import ensure_server, stop_server, wait_ready
@@ -64,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--source", type=Path, nargs="+", default=[Path(__file__).parent.parent])
     parser.add_argument("--row", nargs="*", help="only these rows")
-    parser.add_argument("--out", type=Path, default=Path("startup"))
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{date.today()}-startup")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
     rows = [r for r in ROWS if not options.row or r.name in options.row]
@@ -77,9 +79,10 @@ def main() -> None:
             for row in rows if number % 2 == 0 else reversed(rows):
                 for source in options.source:
                     measured = bench.run(row, source)
-                    runs.append({"row": row.name, "source": str(source), **measured})
+                    runs.append({"row": row.name, "source": os.path.relpath(source), **measured})
                     print(json.dumps(runs[-1]), flush=True)
         stop_server(Home(bench.home))
+    options.out.parent.mkdir(exist_ok=True)
     options.out.with_suffix(".json").write_text(json.dumps(runs, indent=1))
     options.out.with_suffix(".md").write_text(table(runs))
     print(table(runs))
