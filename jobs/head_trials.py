@@ -14,7 +14,7 @@ from jobs.spec import SweepJob
 from jobs.trials import FAILURE_FILE, PAYLOAD_FILE, Trial, trial_dir
 
 if TYPE_CHECKING:
-    from jobs.sweep import Sweep
+    from jobs.trial_keeper import TrialKeeper
 
 LARGEST_GROUP = 256
 """Heads in one program: bounds its memory."""
@@ -40,35 +40,35 @@ def are_heads_alone(job: SweepJob) -> bool:
     )
 
 
-def run_head_trials(sweep: "Sweep") -> None:
+def run_head_trials(keeper: "TrialKeeper") -> None:
     """Train all trials of a sweep, in as few programs as their settings allow."""
     from gpt2cls.training.heads import run_heads
 
-    while trials := _next_group(sweep):
+    while trials := _next_group(keeper):
         payloads = []
-        begun = [trial for trial in trials if sweep.begin(trial)]
+        begun = [trial for trial in trials if keeper.begin(trial)]
         for trial in begun:
-            sweep.started(sweep.roster.started(trial.number))
-            payloads.append(_payload(sweep, trial))
+            keeper.started(keeper.roster.started(trial.number))
+            payloads.append(_payload(keeper, trial))
         for group in _alike(payloads):
             try:
-                run_heads(group, should_stop=lambda: _is_over(sweep))
+                run_heads(group, should_stop=lambda: _is_over(keeper))
             except RequestError as error:
                 for payload in group:
                     (payload.job_dir / FAILURE_FILE).write_text(str(error))
         for trial in begun:
-            sweep.ended(sweep.roster.ended(trial.number))
+            keeper.ended(keeper.roster.ended(trial.number))
 
 
-def _next_group(sweep: "Sweep") -> list[Trial]:
+def _next_group(keeper: "TrialKeeper") -> list[Trial]:
     trials: list[Trial] = []
-    while len(trials) < LARGEST_GROUP and (trial := sweep.roster.next()) is not None:
+    while len(trials) < LARGEST_GROUP and (trial := keeper.roster.next()) is not None:
         trials.append(trial)
     return trials
 
 
-def _payload(sweep: "Sweep", trial: Trial) -> RankPayload:
-    folder = trial_dir(sweep.dir, trial.number)
+def _payload(keeper: "TrialKeeper", trial: Trial) -> RankPayload:
+    folder = trial_dir(keeper.dir, trial.number)
     (folder / STOP_FILE).unlink(missing_ok=True)
     payload = RankPayload.model_validate_json((folder / PAYLOAD_FILE).read_text())
     return payload.model_copy(update={"threads": num_cores()})
@@ -82,5 +82,5 @@ def _alike(payloads: list[RankPayload]) -> list[list[RankPayload]]:
     return [*groups.values()]
 
 
-def _is_over(sweep: "Sweep") -> bool:
-    return (sweep.dir / STOP_FILE).exists() or sweep.roster.why_no_more is not None
+def _is_over(keeper: "TrialKeeper") -> bool:
+    return (keeper.dir / STOP_FILE).exists() or keeper.roster.why_no_more is not None

@@ -39,9 +39,12 @@ RAY_SEARCHERS: dict[str, tuple[str, str]] = {
 """Searchers by Ray Tune's names: the module that each needs, and what pip calls it."""
 CHANGEABLE = frozenset({
     "train.lr", "train.weight_decay", "train.label_smoothing", "train.clip",
-    "model.dropout", "model.temperature", "model.prob_floor",
+    "model.dropout",
 })  # fmt: skip
-"""What a training can go on with at another value, as population based training does."""
+"""What a training can go on with at another value, as population based training does.
+
+Not what is part of the model that comes out: it is of the time when the weights were best.
+"""
 
 _METRIC_SCHEMA = {"enum": [*METRICS, *(f"eval/{name}" for name in METRICS)], "type": "string"}
 _NUMBER_PAIR = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}

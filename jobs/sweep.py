@@ -4,8 +4,6 @@ A trial is a finetune job without a registration, in a folder of its own; the sw
 and tokenises the data once, and only the best trial is measured on the test split and packaged.
 """
 
-import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -28,9 +26,8 @@ from jobs.attempt import (
     run_attempt,
 )
 from jobs.errors import JobFailed, JobStopped
-from jobs.inputs import payload_of, tokenizer_of, tokens_of, write_labels
+from jobs.inputs import tokenizer_of, write_labels
 from jobs.plan import (
-    cpus_per_trial_worker,
     num_cores,
     refuse_if_never_fits,
     sweep_disk_bytes,
@@ -41,11 +38,17 @@ from jobs.roster import Roster
 from jobs.spec import FinetuneJob, SweepJob
 from jobs.spool import Spool, write_json
 from jobs.store import Store
-from jobs.sweep_document import sweep_document, write_head, write_sweep_document
+from jobs.sweep_document import (
+    num_configurations,
+    sweep_document,
+    write_head,
+    write_sweep_document,
+)
 from jobs.sweep_screen import SweepScreen
 from jobs.training import in_a_thread, ray_for, stop_on_signal
-from jobs.trial_job import trial_job
-from jobs.trials import CHANGES_FILE, FAILURE_FILE, PAYLOAD_FILE, Trial, child_id, trial_dir
+from jobs.trial_keeper import TrialKeeper
+from jobs.trials import PAYLOAD_FILE, Trial, trial_dir
+from jobs.warm_start import earlier_trials
 
 TRIAL_JOB_FILE = "resolved.json"
 _FLUSH_S = 30.0
@@ -70,7 +73,7 @@ def run_sweep(
     with watch.stage("data"):
         ready = read_data(job, base_dir, surroundings)
     refuse_unmeasured(job, ready)
-    _earlier(job, surroundings)
+    earlier_trials(job, surroundings)
     job_id = new_job(text, job, base_dir, surroundings)
     return run_attempt(
         job_id,
@@ -96,13 +99,14 @@ def resume_sweep(
     row = store.get(job_id)
     job = SweepJob.model_validate(row.spec)
     refuse_if_never_fits(job, num_cores())
-    num_configurations = trials or job.num_trials
+    extended = num_configurations(surroundings.home.job_dir(row.id))
+    wanted = trials or extended or job.num_trials
     store.start(row.id, by_resume=True, extends=trials is not None)
     with ray_for(job.cluster, surroundings, is_needed=needs_ray(job)) as ray:
         return run_attempt(
             row.id,
             job,
-            lambda attempt, data: Sweep(attempt, job, data, num_configurations).run(),
+            lambda attempt, data: Sweep(attempt, job, data, wanted).run(),
             surroundings=surroundings,
             console=console,
             ray=ray,
@@ -137,20 +141,16 @@ class Sweep:
         self.dir, self.record, self.log = attempt.dir, attempt.record, attempt.log
         self.space, self.search = job.search_space, job.search
         self.num_configurations = num_configurations
-        self.labels: dict[str, Path] = {}
-        self.spools: dict[int, Spool] = {}
-        """Of the trials that are begun and not over."""
-        self.num_told: dict[int, int] = {}
-        """Changes of a trial's settings that its run has."""
         self.started_unix_s = time.time()
 
     def run(self) -> dict[str, Any]:
         """All trials, then the winner; the document of the sweep."""
         attempt = self.attempt
         encode_and_check(attempt, self.job, self.ready)
-        self.labels = write_labels(self.ready.prepared, self.dir)
+        labels = write_labels(self.ready.prepared, self.dir)
         self.roster = self._roster()
         self.screen = SweepScreen(self.log, self.roster, self.search)
+        self.keeper = TrialKeeper(attempt, self.job, self.ready, labels, self.roster, self.screen)
         plan = sweep_plan(self.job, num_cores())
         self.screen.begin(plan, self.space)
         if needs_ray(self.job):
@@ -173,7 +173,7 @@ class Sweep:
         proposer = new_proposer(
             search.searcher, self.space, fixed, seed=search.seed, mode=search.best_mode
         )
-        known = _earlier(self.job, self.attempt.surroundings)
+        known = earlier_trials(self.job, self.attempt.surroundings)
         for trial in known:
             proposer.learn(None, trial["params"], trial["metric"])
         sign = 1 if search.best_mode == "max" else -1
@@ -196,12 +196,13 @@ class Sweep:
         try:
             with stop_on_signal(self.dir / STOP_FILE), self.screen:
                 if are_heads_alone(self.job):
-                    in_a_thread(lambda: run_head_trials(self), lambda: self._look(deadline_s))
+                    in_a_thread(
+                        lambda: run_head_trials(self.keeper), lambda: self._look(deadline_s)
+                    )
                 else:
                     self._on_ray(deadline_s)
         finally:
-            for spool in self.spools.values():  # of trials that were begun, and nobody ended
-                spool.status("KILLED")
+            self.keeper.close()
         if (self.dir / STOP_FILE).exists():
             done = self.roster.num_ended
             raise JobStopped(f"stopped after {done} of {self.roster.num_trials} trials")
@@ -212,7 +213,8 @@ class Sweep:
         with ray_session(self.attempt.ray), stop_on_signal(self.dir / STOP_FILE):
             from jobs.tune import Hooks, run_on_tune
 
-            hooks = Hooks(self.begin, self.started, self.reported, self.ended)
+            keeper = self.keeper
+            hooks = Hooks(keeper.begin, keeper.started, keeper.reported, keeper.ended)
             plan = sweep_plan(self.job, num_cores())
             in_a_thread(
                 lambda: run_on_tune(
@@ -267,124 +269,6 @@ class Sweep:
         names = ever_trainable(model, job.train.freeze, job.train.epochs)
         return sum(p.numel() for name, p in model.named_parameters() if name in names)
 
-    def begin(self, trial: Trial) -> bool:
-        """Make the folder of a trial ready, and its run; False: its settings cannot be."""
-        folder = trial_dir(self.dir, trial.number)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILURE_FILE).unlink(missing_ok=True)
-        self.spools[trial.number] = spool = self.record.child(
-            folder,
-            job_id=child_id(self.attempt.job_id, trial.number),
-            run_name=f"trial {trial.number}",
-        )
-        spool.params({"train.seed": trial.seed} | trial.params)
-        spool.tags({"gpt2cls.sweep_id": self.attempt.job_id, "gpt2cls.trial": str(trial.number)})
-        try:
-            job = self.job_of(trial)
-            payload = self.payload_of(trial, job)
-        except RequestError as error:
-            (folder / FAILURE_FILE).write_text(str(error))
-            self.ended(self.roster.ended(trial.number))
-            return False
-        write_json(folder / TRIAL_JOB_FILE, job.model_dump(mode="json", by_alias=True))
-        (folder / PAYLOAD_FILE).write_text(payload.model_dump_json())
-        return True
-
-    def started(self, trial: Trial) -> None:
-        """A process works on the trial."""
-        self._tell_changes(trial)
-
-    def reported(self, trial: Trial, score: float) -> None:
-        """The trial measured itself, and goes on unless the scheduler says no."""
-        trial.metric = score
-        self._tell_changes(trial)
-
-    def ended(self, trial: Trial) -> None:
-        """Write down how a trial ended, and free what it needs no more."""
-        self._tell_changes(trial)
-        spool = self.spools.pop(trial.number)
-        tags = {"gpt2cls.pruned": "true" if trial.pruned else "false"}
-        spool.tags(tags | ({"gpt2cls.cause": trial.cause} if trial.cause else {}))
-        if trial.metric is not None:
-            spool.metrics({f"best/{self.search.metric}": trial.metric}, step=trial.step)
-        spool.status(trial.status)
-        spool.close()
-        self._tidy()
-        self.screen.ended(trial)
-        best = self.roster.best
-        if best is not None and best.metric is not None:
-            best_so_far = {f"best/{self.search.metric}": best.metric}
-            self.record.metrics(best_so_far, step=self.roster.num_ended)
-
-    def job_of(self, trial: Trial) -> FinetuneJob:
-        """The finetune job of a trial, registered as the sweep is."""
-        seed = None if "train.seed" in trial.params else trial.seed
-        job = trial_job(self.job, trial.params, seed)
-        rhythm = {"checkpoint_every": job.train.eval_every} if self._pauses else {}
-        return job.model_copy(
-            update={
-                "registration": self.job.registration,
-                "train": job.train.model_copy(update=rhythm),
-            }
-        )
-
-    @property
-    def _pauses(self) -> bool:
-        return self.search.scheduler in ("pbt", "hyperband")
-
-    def payload_of(self, trial: Trial, job: FinetuneJob) -> RankPayload:
-        """What the trial's process is told; tokens are made only where a trial needs other ones."""
-        ready, attempt = self.ready, self.attempt
-        tokenizer = ready.tokenizer
-        if job.model.tokenizer != self.job.model.tokenizer or (
-            job.model.backbone != self.job.model.backbone
-        ):
-            tokenizer = tokenizer_of(job, ready.prepared, attempt.surroundings, attempt.base_dir)
-        payload = payload_of(
-            job,
-            ready.prepared,
-            tokenizer,
-            tokens_of(job, ready.prepared, tokenizer, attempt.surroundings),
-            self.labels,
-            job_dir=trial_dir(self.dir, trial.number),
-            base_dir=attempt.base_dir,
-            cache_dir=attempt.surroundings.home.cache,
-            threads=max(int(cpus_per_trial_worker(job.cluster)), 1),
-        )
-        return payload.model_copy(update={"select_metric": self.search.metric})
-
-    def _tell_changes(self, trial: Trial) -> None:
-        """What a scheduler changed under way, as metrics over steps."""
-        path = trial_dir(self.dir, trial.number) / CHANGES_FILE
-        if not path.exists() or trial.number not in self.spools:
-            return
-        lines, told = path.read_text().splitlines(), self.num_told.get(trial.number, 0)
-        self.num_told[trial.number] = len(lines)
-        for line in lines[told:]:
-            change = json.loads(line)
-            numbers = {
-                f"param/{field}": float(value)
-                for field, value in change["params"].items()
-                if isinstance(value, int | float)
-            }
-            self.spools[trial.number].metrics(numbers, step=change["step"])
-
-    def _tidy(self) -> None:
-        """Keep the best weights of the `search.keep` best trials, and checkpoints of live ones."""
-        sign = 1 if self.search.best_mode == "max" else -1
-        over = [t for t in self.roster.trials if t.is_final]
-        scored = sorted(
-            (t for t in over if t.is_scored and not t.pruned),
-            key=lambda t: (-sign * (t.metric or 0.0), t.number),
-        )
-        best = self.roster.best
-        keep = {t.number for t in scored[: self.search.keep]} | ({best.number} if best else set())
-        for trial in over:
-            folder = trial_dir(self.dir, trial.number)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            if trial.number not in keep:
-                shutil.rmtree(folder / "best", ignore_errors=True)
-
     def _say_best(self, best: Trial) -> None:
         self.record.tags({"gpt2cls.best_trial": str(best.number)})
         means = "" if self.search.seeds == 1 else f" (the best repeat of {self.search.seeds})"
@@ -394,7 +278,7 @@ class Sweep:
         )
 
     def _finish(self, best: Trial) -> dict[str, Any]:
-        job = self.job_of(best)
+        job = self.keeper.job_of(best)
         payload = RankPayload.model_validate_json(
             (trial_dir(self.dir, best.number) / PAYLOAD_FILE).read_text()
         )
@@ -450,35 +334,6 @@ class Sweep:
         write_json(self.dir / "trials.json", document["trials"])
         self.record.artifact(self.dir / "trials.json")
         self.record.artifact(write_sweep_page(self.dir, self.dir / "report.html"))
-
-
-def _earlier(job: SweepJob, surroundings: Surroundings) -> list[dict[str, Any]]:
-    """The scored trials of the sweep that this one begins with.
-
-    Raises:
-        RequestError: it is no sweep, or compared by another metric, or of other fields.
-    """
-    reference = job.search.warm_start
-    if reference is None:
-        return []
-    row = Store(surroundings.home).get(reference)
-    if row.kind != "sweep":
-        raise RequestError(f"search.warm_start = {reference}: job {row.id} is a {row.kind}")
-    earlier = SweepJob.model_validate(row.spec)
-    if earlier.search.metric != job.search.metric:
-        raise RequestError(
-            f"search.warm_start = {reference}: that sweep compared {earlier.search.metric}, this "
-            f"one {job.search.metric}; name a sweep with the same search.metric"
-        )
-    found = sweep_document(surroundings.home.job_dir(row.id))["trials"]
-    fields = set(job.search_space)
-    known = [t for t in found if t["metric"] is not None and set(t["params"]) <= fields]
-    if not known:
-        raise RequestError(
-            f"search.warm_start = {reference}: job {row.id} has no scored trial with fields of "
-            "this space only"
-        )
-    return known
 
 
 def _short(value: Any) -> str:

@@ -17,6 +17,15 @@ def write_head(sweep_dir: Path, head: dict[str, Any]) -> None:
     write_json(sweep_dir / HEAD_FILE, head)
 
 
+def num_configurations(sweep_dir: Path) -> int | None:
+    """How many configurations the sweep was last meant to try; None: it never began."""
+    try:
+        head = json.loads((sweep_dir / HEAD_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    return int(head["search"]["trials"])
+
+
 def sweep_document(sweep_dir: Path) -> dict[str, Any]:
     """The sweep whose folder this is, as it is now; without trials where none was begun."""
     try:
