@@ -29,6 +29,8 @@ FLAGS = {
     "data check": "--debug --json --label --separator --set --text",
     "jobs": "--debug --json",
     "show": "--debug --json",
+    "sweep resume": "--debug --json --trials",
+    "sweep show": "--debug --json",
     "resume": "--debug --json",
     "report": "--debug --json --output",
     "models list": "--debug --json",
