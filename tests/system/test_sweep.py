@@ -2,19 +2,15 @@
 
 import json
 import os
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Commands, write_job
+from commands import Commands
+from sweeps import LR, children, write_sweep
 
 pytestmark = pytest.mark.system
-
-LR = {"log_uniform": [1.0e-3, 2.0e-2]}
-SPACE = {"train.lr": LR, "model.dropout": {"uniform": [0.0, 0.3], "step": 0.05}}
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +20,6 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     yield commands
     commands.end()
     assert not commands.processes(), "`cluster down` left processes"
-
-
-def write_sweep(commands: Commands, **changes: Any) -> str:
-    settings = {
-        "kind": "sweep",
-        "name": "sweep",
-        "space": SPACE,
-        "data__max_length": 24,
-        "train__epochs": 3,
-        "train__batch_size": 64,
-        "model__tokenizer": {"train": 1000},
-        **changes,
-    }
-    return str(write_job(commands.folder / f"{settings['name']}.yaml", **settings))
-
-
-def children(commands: Commands, document: dict[str, Any]) -> list[Any]:
-    """The runs under that of a sweep."""
-    client = commands.mlflow()
-    experiment = client.get_run(document["run_id"]).info.experiment_id
-    words = f"tags.`mlflow.parentRunId` = '{document['run_id']}'"
-    return list(client.search_runs([experiment], words))
 
 
 @pytest.fixture(scope="module")
@@ -114,44 +88,6 @@ def test_a_finished_sweep_is_extended_without_running_a_trial_again(commands: Co
     assert "--trials 3: must be at least 8" in json.loads(refused.stdout)["error"]["message"]
 
 
-def test_a_killed_sweep_goes_on_and_ends_like_one_that_was_not(commands: Commands) -> None:
-    search = {"trials": 4, "scheduler": "none"}
-    job = write_sweep(commands, name="killed", search=search, train__epochs=6)
-    with commands.started("run", job) as process:
-        shown = wait_for_trials(commands, "killed", 1)
-        process.kill()
-        process.wait()
-    done = {t["run_id"]: t for t in shown["trials"] if t["status"] == "FINISHED"}
-    left = commands.json("sweep", "show", "last")
-    assert left["state"] == "FAILED"
-    assert "its process" in left["reason"]
-    document = commands.json("resume", "last")  # `resume` takes sweeps, too
-    assert [t["trial"] for t in document["trials"]] == [0, 1, 2, 3]
-    for trial in document["trials"]:
-        assert trial["status"] == "FINISHED"
-        assert done.get(trial["run_id"], trial) == trial
-    client = commands.mlflow()
-    runs = children(commands, document)
-    assert len(runs) == 4
-    for run in runs:
-        assert run.info.status == "FINISHED"
-        steps = [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")]
-        assert len(steps) == len(set(steps))
-    undisturbed = commands.json("run", write_sweep(commands, search=search, train__epochs=6))
-    for ours, theirs in zip(document["trials"], undisturbed["trials"], strict=True):
-        assert (ours["params"], ours["metric"]) == (theirs["params"], theirs["metric"])
-
-
-def wait_for_trials(commands: Commands, name: str, number: int) -> dict[str, Any]:
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        for journal in commands.home.glob(f"jobs/{name}-*/trials.jsonl"):
-            if journal.read_text().count('"status":"FINISHED"') >= number:
-                return dict(commands.json("sweep", "show", "last"))
-        time.sleep(0.1)
-    raise AssertionError(commands.stderr.read_text())
-
-
 def test_trials_that_fail_leave_the_others_alone(commands: Commands) -> None:
     """One diverges, one asks for heads that the network cannot have."""
     space = {
@@ -183,50 +119,6 @@ def test_trials_that_fail_leave_the_others_alone(commands: Commands) -> None:
         (trial,) = [t for t in document["trials"] if t["run_id"] == run.info.run_id]
         assert run.info.status == trial["status"]
         assert run.data.tags.get("gpt2cls.cause") == trial["cause"]
-
-
-def test_the_process_of_a_trial_may_be_killed(commands: Commands) -> None:
-    """Killed once it goes on from its checkpoint; killed again and again it fails alone."""
-    job = write_sweep(
-        commands,
-        name="shot",
-        search={"trials": 2, "scheduler": "none", "max_concurrent": 1},
-        train__epochs=10,
-        train__eval_every="5 steps",
-        cluster={"retries": 1},
-    )
-    with commands.started("run", job) as process:
-        for _ in range(2):
-            kill_trial(commands, "shot", 0)
-        assert process.wait(200) == 0, commands.stderr.read_text()
-    trials = commands.json("sweep", "show", "last")["trials"]
-    assert [t["status"] for t in trials] == ["FAILED", "FINISHED"]
-    assert "its process was lost" in trials[0]["cause"]
-
-
-def kill_trial(commands: Commands, name: str, number: int) -> None:
-    """SIGKILL the process that trains this trial, once it has made a step since its start."""
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        for events in commands.home.glob(f"jobs/{name}-*/trials/{number:04d}/events.jsonl"):
-            since = events.read_text().rpartition('"kind": "start"')[2]
-            workers = commands.processes("run_trial") or commands.processes("ImplicitFunc")
-            if '"kind": "step"' in since and workers:
-                for worker in workers:
-                    os.kill(worker.pid, signal.SIGKILL)
-                starts = events.read_text().count('"kind": "start"')
-                wait_until_restarted(events, starts, deadline)
-                return
-        time.sleep(0.05)
-    raise AssertionError(commands.stderr.read_text())
-
-
-def wait_until_restarted(events: Path, starts: int, deadline: float) -> None:
-    journal = events.parents[2] / "trials.jsonl"
-    while time.monotonic() < deadline:
-        if events.read_text().count('"kind": "start"') > starts or "FAILED" in journal.read_text():
-            return
-        time.sleep(0.05)
 
 
 def test_heads_over_one_backbone_train_together_and_need_no_ray(commands: Commands) -> None:
@@ -297,40 +189,6 @@ def test_a_budget_ends_the_trials_under_way_and_the_best_so_far_wins(commands: C
     assert {t["cause"] for t in document["trials"]} == {"search.time_budget_s = 25 is spent"}
     assert len(document["trials"]) < 50
     assert document["test"]["accuracy"] > 0.2
-
-
-def test_a_stop_is_a_checkpoint_and_the_trials_go_on_from_it(commands: Commands) -> None:
-    job = write_sweep(
-        commands, name="stopped", search={"trials": 2, "scheduler": "none"}, train__epochs=40
-    )
-    with commands.started("run", job) as process:
-        kill_after_steps(commands, "stopped", 20, process.pid)
-        assert process.wait(60) == 130
-    shown = commands.json("sweep", "show", "last")
-    assert shown["state"] == "STOPPED"
-    stopped_at = [t["step"] for t in shown["trials"] if t["status"] == "KILLED"]
-    assert stopped_at
-    document = commands.json("sweep", "resume", "last")
-    assert [t["status"] for t in document["trials"]] == ["FINISHED"] * 2
-    folder = commands.home / "jobs" / document["job_id"] / "trials"
-    resumed = [
-        json.loads(line)["step"]
-        for path in folder.glob("*/events.jsonl")
-        for line in path.read_text().splitlines()
-        if '"kind": "start"' in line
-    ]
-    assert set(stopped_at) <= set(resumed)
-
-
-def kill_after_steps(commands: Commands, name: str, steps: int, pid: int) -> None:
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        for events in commands.home.glob(f"jobs/{name}-*/trials/*/events.jsonl"):
-            if events.read_text().count('"kind": "step"') >= steps:
-                os.kill(pid, signal.SIGINT)
-                return
-        time.sleep(0.05)
-    raise AssertionError(commands.stderr.read_text())
 
 
 def test_what_can_never_fit_is_refused_at_once(commands: Commands) -> None:
