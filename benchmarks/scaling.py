@@ -47,6 +47,7 @@ def main() -> None:
             rows=options.rows,
             max_length=128,
             batch_size=options.batch_size,
+            precision="auto",
             cache_dir=cache_dir,
         )
         arms = {
