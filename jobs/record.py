@@ -110,6 +110,13 @@ class Record:
         self._routes.append(_Route(Delivery(spool, find_uri), DeliveryLock(spool)))
         return spool
 
+    def follow(self, folder: Path) -> None:
+        """Deliver what an earlier process wrote down about a part of this job, and could not."""
+        spool = Spool(folder)
+        if spool.head() and not spool.is_delivered():
+            find_uri = partial(tracking_uri, self._surroundings)
+            self._routes.append(_Route(Delivery(spool, find_uri), DeliveryLock(spool)))
+
     @property
     def run_id(self) -> str | None:
         """None until the server has answered for the first time."""

@@ -149,6 +149,9 @@ class Sweep:
         encode_and_check(attempt, self.job, self.ready)
         labels = write_labels(self.ready.prepared, self.dir)
         self.roster = self._roster()
+        for trial in self.roster.trials:
+            if trial.is_final:  # a kill may have come before its run had everything
+                self.record.follow(trial_dir(self.dir, trial.number))
         self.screen = SweepScreen(self.log, self.roster, self.search)
         self.keeper = TrialKeeper(attempt, self.job, self.ready, labels, self.roster, self.screen)
         plan = sweep_plan(self.job, num_cores())
