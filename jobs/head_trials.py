@@ -30,7 +30,7 @@ def are_heads_alone(job: SweepJob) -> bool:
     freezes = set(space["train.freeze"].values) if "train.freeze" in space else {job.train.freeze}
     return (
         job.search.searcher in ("random", "grid")
-        and job.search.scheduler not in ("pbt", "hyperband")
+        and not job.search.pauses_trials
         and job.cluster.workers == 1
         and freezes <= frozen
         and (job.model.pooling != "attention" or freezes == {"last_layer"})

@@ -66,7 +66,7 @@ def sweep_disk_bytes(job: SweepJob, trials_at_a_time: int, num_trained: int) -> 
         num_trained: weights that a trial learns.
     """
     checkpoints = trials_at_a_time * _CHECKPOINTS_AT_ONCE
-    if job.search.scheduler in ("pbt", "hyperband"):  # a trial that waits keeps its own
+    if job.search.pauses_trials:  # a trial that waits keeps its own
         runs = job.num_trials * job.search.seeds
         checkpoints = runs * (_CHECKPOINTS_AT_ONCE + _HANDED_OVER)
     kept = job.search.keep + trials_at_a_time + 1

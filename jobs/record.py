@@ -106,16 +106,18 @@ class Record:
                 start_ms=now_ms(),
                 parent_dir=os.path.relpath(self._spool.job_dir, folder),
             )
-        find_uri = partial(tracking_uri, self._surroundings)
-        self._routes.append(_Route(Delivery(spool, find_uri), DeliveryLock(spool)))
+        self._add(spool)
         return spool
 
     def follow(self, folder: Path) -> None:
         """Deliver what an earlier process wrote down about a part of this job, and could not."""
         spool = Spool(folder)
         if spool.head() and not spool.is_delivered():
-            find_uri = partial(tracking_uri, self._surroundings)
-            self._routes.append(_Route(Delivery(spool, find_uri), DeliveryLock(spool)))
+            self._add(spool)
+
+    def _add(self, spool: Spool) -> None:
+        delivery = Delivery(spool, partial(tracking_uri, self._surroundings))
+        self._routes.append(_Route(delivery, DeliveryLock(spool)))
 
     @property
     def run_id(self) -> str | None:

@@ -19,6 +19,8 @@ from jobs.trials import (
     trial_dir,
 )
 
+_LOST = "its process was lost with that of the sweep"
+
 
 class Roster:
     """The trials of a sweep. Called from one thread at a time."""
@@ -55,12 +57,20 @@ class Roster:
         self._learned: set[int] = set()
         for trial in self.trials:
             if trial.status == "RUNNING":  # its process may have ended it, and died untold
-                settle_trial(
-                    trial, trial_dir(sweep_dir, trial.number), self.metric, self.mode, died="lost"
-                )
-            if not trial.is_final or trial.cause == "lost":
+                folder = trial_dir(sweep_dir, trial.number)
+                settle_trial(trial, folder, self.metric, self.mode, died=_LOST)
+                if trial.is_final and trial.cause != _LOST:
+                    trial.finished_unix_s = time.time()
+                    self.journal.write(trial)
+            if not trial.is_final or trial.cause == _LOST:
                 trial.status, trial.cause = "PENDING", None
         self._learn()
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing is left to begin or to go on with."""
+        is_over = all(trial.is_final for trial in self.trials)
+        return is_over and self._configurations_begun >= self.num_configurations
 
     def next(self) -> Trial | None:
         """The next trial to begin; None: there is none any more."""

@@ -143,6 +143,11 @@ class SearchConfig(Block):
         """Whether more of the metric is better."""
         return "max" if self.metric in METRICS_TO_RAISE else "min"
 
+    @property
+    def pauses_trials(self) -> bool:
+        """Whether a trial may be set aside for a while, or go on from the weights of another."""
+        return self.scheduler in ("pbt", "hyperband")
+
     @model_validator(mode="after")
     def _the_settings_fit_each_other(self) -> Self:
         if faults := [*_search_faults(self)]:

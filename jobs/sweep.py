@@ -50,7 +50,6 @@ from jobs.trial_keeper import TrialKeeper
 from jobs.trials import PAYLOAD_FILE, Trial, trial_dir
 from jobs.warm_start import earlier_trials
 
-TRIAL_JOB_FILE = "resolved.json"
 _FLUSH_S = 30.0
 
 
@@ -149,20 +148,21 @@ class Sweep:
         encode_and_check(attempt, self.job, self.ready)
         labels = write_labels(self.ready.prepared, self.dir)
         self.roster = self._roster()
-        for trial in self.roster.trials:
-            if trial.is_final:  # a kill may have come before its run had everything
-                self.record.follow(trial_dir(self.dir, trial.number))
         self.screen = SweepScreen(self.log, self.roster, self.search)
         self.keeper = TrialKeeper(attempt, self.job, self.ready, labels, self.roster, self.screen)
         plan = sweep_plan(self.job, num_cores())
         self.screen.begin(plan, self.space)
+        for trial in self.roster.trials:
+            if trial.is_final:
+                self.keeper.take_over(trial)
         if needs_ray(self.job):
             most = sweep_disk_bytes(self.job, plan["trials_at_a_time"], self._num_trained())
             self.log.say(f"weights and checkpoints will take {most / 1e6:,.0f} MB on disk at most")
         self._write_head()
         (self.dir / STOP_FILE).unlink(missing_ok=True)
-        with attempt.watch.stage("trials"):
-            self._train()
+        if not self.roster.is_done:
+            with attempt.watch.stage("trials"):
+                self._train()
         best = self.roster.best
         if best is None:
             raise JobFailed(f"no trial came to a result; {self._first_cause()}")

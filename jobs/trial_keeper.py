@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpt2cls.errors import RequestError
 from gpt2cls.training.payload import RankPayload
-from jobs.attempt import Attempt, Ready
+from jobs.attempt import RESOLVED_FILE, Attempt, Ready
 from jobs.inputs import payload_of, tokenizer_of, tokens_of
 from jobs.plan import cpus_per_trial_worker
 from jobs.roster import Roster
@@ -18,8 +18,6 @@ from jobs.spool import Spool, write_json
 from jobs.sweep_screen import SweepScreen
 from jobs.trial_job import trial_job
 from jobs.trials import CHANGES_FILE, FAILURE_FILE, PAYLOAD_FILE, Trial, child_id, trial_dir
-
-TRIAL_JOB_FILE = "resolved.json"
 
 
 class TrialKeeper:
@@ -42,16 +40,32 @@ class TrialKeeper:
         self.num_told: dict[int, int] = {}
         """Changes of a trial's settings that its run has."""
 
+    def take_over(self, trial: Trial) -> None:
+        """See to it that the run of a trial that an earlier process saw the end of says so.
+
+        A kill may have come before anybody wrote down the end, or before all was delivered; what
+        was left behind then says KILLED.
+        """
+        folder = trial_dir(self.dir, trial.number)
+        if Spool(folder).head().get("ended") == trial.status:
+            self.record.follow(folder)
+            return
+        self.spools[trial.number] = self._open_run(trial)
+        self.ended(trial)
+
+    def _open_run(self, trial: Trial) -> Spool:
+        return self.record.child(
+            trial_dir(self.dir, trial.number),
+            job_id=child_id(self.attempt.job_id, trial.number),
+            run_name=f"trial {trial.number}",
+        )
+
     def begin(self, trial: Trial) -> bool:
         """Make the folder of a trial ready, and its run; False: its settings cannot be."""
         folder = trial_dir(self.dir, trial.number)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILURE_FILE).unlink(missing_ok=True)
-        self.spools[trial.number] = spool = self.record.child(
-            folder,
-            job_id=child_id(self.attempt.job_id, trial.number),
-            run_name=f"trial {trial.number}",
-        )
+        self.spools[trial.number] = spool = self._open_run(trial)
         spool.params({"train.seed": trial.seed} | trial.params)
         spool.tags({"gpt2cls.sweep_id": self.attempt.job_id, "gpt2cls.trial": str(trial.number)})
         try:
@@ -61,7 +75,7 @@ class TrialKeeper:
             (folder / FAILURE_FILE).write_text(str(error))
             self.ended(self.roster.ended(trial.number))
             return False
-        write_json(folder / TRIAL_JOB_FILE, job.model_dump(mode="json", by_alias=True))
+        write_json(folder / RESOLVED_FILE, job.model_dump(mode="json", by_alias=True))
         (folder / PAYLOAD_FILE).write_text(payload.model_dump_json())
         return True
 
@@ -100,8 +114,7 @@ class TrialKeeper:
         """The finetune job of a trial, registered as the sweep is."""
         seed = None if "train.seed" in trial.params else trial.seed
         job = trial_job(self.job, trial.params, seed)
-        pauses = self.search.scheduler in ("pbt", "hyperband")
-        rhythm = {"checkpoint_every": job.train.eval_every} if pauses else {}
+        rhythm = {"checkpoint_every": job.train.eval_every} if self.search.pauses_trials else {}
         return job.model_copy(
             update={
                 "registration": self.job.registration,

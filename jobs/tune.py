@@ -109,11 +109,6 @@ def run_on_tune(
             shutil.rmtree(sweep_dir / left_over, ignore_errors=True)
 
 
-def pauses(job: SweepJob) -> bool:
-    """Whether the scheduler may take a trial's weights elsewhere, or set it aside for a while."""
-    return job.search.scheduler in ("pbt", "hyperband")
-
-
 def _resources(job: SweepJob) -> Any:
     cluster = job.cluster
     if cluster.workers != 1:
@@ -223,7 +218,7 @@ class _Watch(tune.Callback):  # type: ignore[misc]
             "params": trial.params,
             "metric": self.roster.metric,
             "mode": self.roster.mode,
-            "pauses": pauses(self.job),
+            "pauses": self.job.search.pauses_trials,
             "cluster": self.job.cluster.model_dump(mode="json"),
         }
 

@@ -185,7 +185,10 @@ def test_a_group_that_was_killed_starts_again_and_tells_nothing_twice(member):
     polls = iter([False] * 9 + [True])
     members = [member("one", lr=0.02), member("two", lr=0.05)]
     assert {o.reason for o in run_heads(members, should_stop=lambda: next(polls))} == {"stopped"}
-    assert not (members[0].job_dir / "best").exists()
+    scores = {e["step"]: e["metrics"] for e in events_of(members[0].job_dir, "eval")}
+    best = read_whole(members[0].job_dir / "best").state
+    highest = max(metrics["eval/macro_f1"] for metrics in scores.values())
+    assert scores[best["step"]]["eval/macro_f1"] == highest
     assert {o.reason for o in run_heads(members)} == {"finished"}
     steps = [event["step"] for event in events_of(members[0].job_dir, "step")]
     assert steps == list(range(1, 29))

@@ -9,7 +9,7 @@ import pytest
 from jobs.proposals import Drawn, Grid, Learned, Proposer, new_proposer
 from jobs.roster import Roster
 from jobs.search import SearchConfig
-from jobs.trials import trial_dir
+from jobs.trials import Journal, trial_dir
 from tune_spaces import read_space
 from tune_spaces.space import Point
 
@@ -87,9 +87,20 @@ def test_after_a_kill_finished_trials_stay_and_the_others_come_again(tmp_path: P
         "PENDING",
     ]
     assert noted.told == [(0, 0.7), (2, 0.9)]
+    assert Journal(tmp_path).read()[2].status == "FINISHED", "known to this process alone"
     left = list(iter(again.next, None))
     assert [trial.number for trial in left] == [1, 3]
     assert [trial.params for trial in again.trials] == params
+
+
+def test_a_sweep_is_done_when_every_configuration_is_over(tmp_path: Path) -> None:
+    sweep = roster(tmp_path, trials=2)
+    assert not sweep.is_done
+    for trial in iter(sweep.next, None):
+        assert not sweep.is_done
+        end(sweep, trial.number, 0.5)
+    assert sweep.is_done
+    assert not roster(tmp_path, trials=3).is_done
 
 
 def test_a_sweep_can_be_extended_and_goes_on_drawing_where_it_was(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def run_heads(
     """Train the heads of all jobs together; how each ended, in the order of `payloads`.
 
     A file `stop` in a job's folder ends that job, `should_stop` ends all that are left; a job that
-    was stopped keeps nothing but its events, and begins anew when it is run again.
+    was stopped keeps its events and its best weights, and begins anew when it is run again.
 
     Raises:
         RequestError: the jobs cannot be together, or their settings do not fit the data; says
@@ -265,8 +265,10 @@ class _Group:
                 return
             self._step()
             stop = should_stop()
-            for member in self.active:
+            for i, member in enumerate(self.active):
                 if (member.asked_to_stop() or stop) and member.step < member.num_steps:
+                    if member.best is not None:
+                        self._keep_best(member, i)
                     member.end("stopped")
             self._leave_out_ended()
 

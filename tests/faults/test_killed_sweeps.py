@@ -52,6 +52,30 @@ def test_a_killed_sweep_goes_on_and_ends_like_one_that_was_not(commands: Command
         assert (ours["params"], ours["metric"]) == (theirs["params"], theirs["metric"])
 
 
+def test_a_trial_whose_end_nobody_wrote_down_is_not_run_again(commands: Commands) -> None:
+    """As if the kill had come after the trial's last event and before the driver heard of it."""
+    search = {"trials": 2, "scheduler": "none", "max_concurrent": 1}
+    job = write_sweep(commands, name="untold", search=search, train__epochs=6)
+    with commands.started("run", job) as process:
+        before = wait_for_trials(commands, "untold", 1)["trials"][0]
+        process.kill()
+        process.wait()
+    (journal,) = commands.home.glob("jobs/untold-*/trials.jsonl")
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if '"status":"FINISHED"' not in line))
+    (head,) = commands.home.glob("jobs/untold-*/trials/0000/record/run.json")
+    head.write_text(json.dumps(json.loads(head.read_text()) | {"ended": None}))
+    events = head.parents[1] / "events.jsonl"
+    starts = events.read_text().count('"kind": "start"')
+    document = commands.json("sweep", "resume", "last")
+    assert events.read_text().count('"kind": "start"') == starts
+    after = document["trials"][0]
+    assert (after["status"], after["metric"]) == ("FINISHED", before["metric"])
+    assert {run.info.status for run in children(commands, document)} == {"FINISHED"}
+    # And what is done is not begun again where only the end of the sweep has to be made anew.
+    assert commands.json("sweep", "resume", "last", "--trials", "2")["trials"] == document["trials"]
+
+
 def wait_for_trials(commands: Commands, name: str, number: int) -> dict[str, Any]:
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
