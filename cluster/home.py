@@ -7,7 +7,7 @@ file makes its folder, so that a refused request leaves no trace.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +21,8 @@ class Home:
     """Every path under the state folder."""
 
     root: Path
+    database_url: str | None = field(default=None, repr=False)
+    """Of the job store; None: a file in the state folder. May hold a password."""
 
     @property
     def jobs_db(self) -> Path:
@@ -46,6 +48,14 @@ class Home:
     @property
     def server_log(self) -> Path:
         return self.mlflow / "server.log"
+
+    @property
+    def ray(self) -> Path:
+        return self.root / "ray"
+
+    @property
+    def controller(self) -> Path:
+        return self.root / "controller"
 
     @property
     def registry_lock(self) -> Path:
@@ -74,23 +84,29 @@ class Surroundings:
     ray_address: str | None
     data_dir: Path | None
     """What `${GPT2CLS_DATA}` stands for in a job file."""
+    controller_uri: str | None = None
+    """A controller that somebody else runs; None: that of the state folder."""
+    controller_token: str | None = field(default=None, repr=False)
+    """What to show to that controller."""
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Surroundings:
-    """Read GPT2CLS_HOME, MLFLOW_TRACKING_URI, RAY_ADDRESS and GPT2CLS_DATA.
+    """Read the variables that the environment may hold for us.
 
     Raises:
-        ClusterError: MLFLOW_TRACKING_URI is not the address of a server.
+        ClusterError: MLFLOW_TRACKING_URI or GPT2CLS_CONTROLLER is not the address of a server.
     """
     values = os.environ if environ is None else environ
     root = Path(values.get("GPT2CLS_HOME") or "~/.gpt2cls").expanduser()
     data_dir = values.get("GPT2CLS_DATA")
     return Surroundings(
         # not resolve(): processes of ours are found by the very text in their environment
-        home=Home(root.absolute()),
+        home=Home(root.absolute(), values.get("GPT2CLS_DATABASE") or None),
         tracking_uri=_server_address(values.get("MLFLOW_TRACKING_URI")),
         ray_address=values.get("RAY_ADDRESS") or None,
         data_dir=Path(data_dir).expanduser().absolute() if data_dir else None,
+        controller_uri=_controller_address(values.get("GPT2CLS_CONTROLLER")),
+        controller_token=values.get("GPT2CLS_TOKEN") or None,
     )
 
 
@@ -106,6 +122,18 @@ def refuse_if_unwritable(home: Home) -> None:
         raise ClusterError(
             f"GPT2CLS_HOME = {home.root}: {there} {why}; name another folder for the state of jobs"
         )
+
+
+def _controller_address(uri: str | None) -> str | None:
+    if not uri:
+        return None
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc:
+        return uri.rstrip("/")
+    raise ClusterError(
+        "GPT2CLS_CONTROLLER: write http://HOST:PORT or https://HOST; the token goes into "
+        "GPT2CLS_TOKEN"
+    )
 
 
 def _server_address(uri: str | None) -> str | None:

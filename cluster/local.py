@@ -30,7 +30,7 @@ _START_S = 60.0
 _END_S = 5.0
 
 # Set before Ray is imported; Ray reads them once. What the user has set stays.
-_SETTINGS = {
+SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s by default, and worker loss waits for it
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     "RAY_worker_niceness": "0",  # 15 by default: workers starve beside anything else
@@ -101,7 +101,7 @@ def ray_ahead(
     *, address: str | None, num_cpus: int, num_gpus: int, state_dir: Path
 ) -> Iterator[RayPlace]:
     """Have a private Ray started in the background; with an `address`, nothing is started."""
-    for name, value in _SETTINGS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     place = RayPlace(address)
     if address is None:
@@ -109,7 +109,7 @@ def ray_ahead(
             os.environ.setdefault(name, value)
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        temp_dir = _private_dir(state_dir)
+        temp_dir = private_dir(state_dir)
         place = RayPlace(None, temp_dir, _start_head(temp_dir, num_cpus, num_gpus))
     try:
         yield place
@@ -181,7 +181,7 @@ def _last_line(temp_dir: Path) -> str:
     return lines[-1] if lines else f"it did not answer within {_START_S:.0f} s"
 
 
-def _private_dir(state_dir: Path) -> Path:
+def private_dir(state_dir: Path) -> Path:
     """A folder for the sockets and logs of one session, short enough for Unix sockets.
 
     A state folder that is not there yet is not made for it: the job may still be refused.

@@ -1,4 +1,4 @@
-"""Which jobs there are, in what state, and who owns them: one SQLite file.
+"""Which jobs there are, in what state, and who owns them.
 
 A change of state names the state it starts from, so of two that race exactly one is made.
 """
@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,40 +19,12 @@ import sqlalchemy as sa
 from cluster.home import Home
 from cluster.processes import host_name, is_alive, started_unix_s
 from gpt2cls.errors import RequestError
+from jobs.database import open_database
+from jobs.schema import JOBS as _JOBS
+from jobs.schema import PROMOTIONS as _PROMOTIONS
 from jobs.states import LIVE, State, may_change
 
-_META = sa.MetaData()
-_JOBS = sa.Table(
-    "jobs",
-    _META,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("created_unix_s", sa.Float, nullable=False, index=True),
-    sa.Column("started_unix_s", sa.Float),
-    sa.Column("ended_unix_s", sa.Float),
-    sa.Column("owner_pid", sa.Integer),
-    sa.Column("owner_started_unix_s", sa.Float),
-    sa.Column("owner_host", sa.Text),
-    sa.Column("run_id", sa.Text),
-    sa.Column("num_attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("spec", sa.Text, nullable=False),
-)
-_PROMOTIONS = sa.Table(
-    "promotions",
-    _META,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("registry", sa.Text, nullable=False),
-    sa.Column("model", sa.Text, nullable=False, index=True),
-    sa.Column("action", sa.Text, nullable=False),
-    sa.Column("old_version", sa.Integer),
-    sa.Column("new_version", sa.Integer),
-    sa.Column("by_whom", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("at_unix_s", sa.Float, nullable=False),
-)
+LISTED = [column for column in _JOBS.c if column.name != "spec"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +45,21 @@ class Job:
     run_id: str | None
     num_attempts: int
     spec: dict[str, Any]
-    """The resolved job file."""
+    """The resolved job file; empty where jobs are listed."""
+    request: int | None = None
+    """None: `gpt2cls run` works on it, not the queue."""
+    user: str = ""
+    queue: str = "default"
+    priority: int = 0
+    ask: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, Any] = field(default_factory=dict)
+    after: list[dict[str, str]] = field(default_factory=list)
+    origin: str | None = None
+    wish: str | None = None
+    num_lost: int = 0
+    num_passed: int = 0
+    not_before_unix_s: float | None = None
+    unseen_since_unix_s: float | None = None
 
     @property
     def is_orphan(self) -> bool:
@@ -109,12 +95,12 @@ class Store:
         self._engine: sa.Engine | None = None
 
     def create(self, *, name: str, kind: str, spec: dict[str, Any]) -> Job:
-        """Write a new job down, PENDING, owned by this process."""
-        row: dict[str, Any] = {"name": name, "kind": kind, "state": State.PENDING, "reason": ""}
+        """Write a new job down, STARTING, owned by this process."""
+        row: dict[str, Any] = {"name": name, "kind": kind, "state": State.STARTING, "reason": ""}
         row |= {"created_unix_s": time.time(), "num_attempts": 0, **_this_process()}
-        for job_id in _ids(name):
+        for job_id in new_ids(name):
             try:
-                with self._write() as db:
+                with self.write() as db:
                     db.execute(_JOBS.insert().values(id=job_id, spec=json.dumps(spec), **row))
             except sa.exc.IntegrityError:
                 continue  # another command of this very second
@@ -145,7 +131,7 @@ class Store:
         return may_change(job.state, state) and self._change(job, values)
 
     def set_run_id(self, job_id: str, run_id: str) -> None:
-        with self._write() as db:
+        with self.write() as db:
             db.execute(_JOBS.update().where(_JOBS.c.id == job_id).values(run_id=run_id))
 
     def get(self, reference: str) -> Job:
@@ -173,8 +159,8 @@ class Store:
         )
 
     def jobs(self, *, limit: int | None = None) -> list[Job]:
-        """Newest first."""
-        return self._select(sa.select(_JOBS).order_by(_JOBS.c.created_unix_s.desc()).limit(limit))
+        """Newest first, without their specs."""
+        return self._select(sa.select(*LISTED).order_by(_JOBS.c.created_unix_s.desc()).limit(limit))
 
     def live_jobs(self) -> list[Job]:
         return self._select(sa.select(_JOBS).where(_JOBS.c.state.in_([*LIVE])))
@@ -190,7 +176,7 @@ class Store:
         reason: str,
     ) -> None:
         """Remember that the champion changed, by the user of this process."""
-        with self._write() as db:
+        with self.write() as db:
             db.execute(
                 _PROMOTIONS.insert().values(
                     registry=registry,
@@ -209,55 +195,49 @@ class Store:
         is_of_model = (_PROMOTIONS.c.registry == registry) & (_PROMOTIONS.c.model == model)
         query = sa.select(_PROMOTIONS).where(is_of_model).order_by(_PROMOTIONS.c.id.desc())
         return [
-            Promotion(**{k: v for k, v in row.items() if k != "id"}) for row in self._rows(query)
+            Promotion(**{k: v for k, v in row.items() if k != "id"}) for row in self.rows(query)
         ]
 
     def _change(self, job: Job, values: dict[str, Any]) -> bool:
         """Change a job if it is still as it was seen."""
         seen = (_JOBS.c.id == job.id) & (_JOBS.c.state == job.state)
         seen &= _JOBS.c.num_attempts == job.num_attempts
-        with self._write() as db:
+        with self.write() as db:
             return db.execute(_JOBS.update().where(seen).values(**values)).rowcount == 1
 
     def _select(self, query: sa.Select[Any]) -> list[Job]:
-        return [
-            Job(**(row | {"state": State(row["state"]), "spec": json.loads(row["spec"])}))
-            for row in self._rows(query)
-        ]
+        return [job_of(row) for row in self.rows(query)]
 
-    def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
-        if self._engine is None and not self._home.jobs_db.exists():
+    def rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        """What a query finds; a store that is not there yet holds nothing."""
+        home = self._home
+        if self._engine is None and home.database_url is None and not home.jobs_db.exists():
             return []
-        with self._open().connect() as db:
+        with self.engine().connect() as db:
             return [dict(row) for row in db.execute(query).mappings()]
 
     @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        with self._open().begin() as db:
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction, which waits for its turn to write."""
+        with self.engine().connect().execution_options(writes=True) as db, db.begin():
             yield db
 
-    def _open(self) -> sa.Engine:
+    def engine(self) -> sa.Engine:
         if self._engine is None:
-            self._home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            engine = sa.create_engine(f"sqlite:///{self._home.jobs_db}")
-            sa.event.listen(engine, "connect", _set_pragmas)
-            try:
-                _META.create_all(engine)
-            except sa.exc.OperationalError:  # another command made the tables in this very moment
-                _META.create_all(engine)
-            self._engine = engine
+            self._engine = open_database(self._home)
         return self._engine
 
 
-def _set_pragmas(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout=20000")
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
+_AS_JSON = ("spec", "ask", "limits", "after")
 
 
-def _ids(name: str) -> Iterator[str]:
+def job_of(row: dict[str, Any]) -> Job:
+    """A row of the table as a job."""
+    values = {name: json.loads(row[name]) for name in _AS_JSON if name in row}
+    return Job(**({"spec": {}} | row | values | {"state": State(row["state"])}))
+
+
+def new_ids(name: str) -> Iterator[str]:
     """Ids that sort by time: the name, the day, and its second in four characters."""
     now = datetime.now(UTC)
     second = now.hour * 3600 + now.minute * 60 + now.second

@@ -25,14 +25,14 @@ def home(tmp_path, monkeypatch):
     return Home(tmp_path / "home")
 
 
-def a_job(home, state=State.PENDING, *, spec=SPEC, kind="finetune", reason=""):
+def a_job(home, state=State.STARTING, *, spec=SPEC, kind="finetune", reason=""):
     """A job of the store in a state, with its folder."""
     store = Store(home)
     job = store.create(name="x", kind=kind, spec=spec)
     home.job_dir(job.id).mkdir(parents=True)
-    if state is not State.PENDING:
+    if state is not State.STARTING:
         store.start(job.id)
-    if state not in (State.PENDING, State.RUNNING):
+    if state not in (State.STARTING, State.RUNNING):
         store.finish(job.id, state, reason)
     return job.id
 
@@ -87,7 +87,7 @@ def test_a_job_whose_process_died_is_shown_as_failed(home, capfd):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (State.PENDING, "is PENDING"),
+        (State.STARTING, "is STARTING"),
         (State.RUNNING, f"is RUNNING (process {os.getpid()}"),
         (State.SUCCEEDED, "there is nothing to resume"),
     ],

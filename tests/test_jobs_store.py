@@ -32,7 +32,7 @@ def test_looking_into_a_store_that_is_not_there_creates_nothing(store, tmp_path)
 def test_a_job_comes_back_as_it_was_written(store):
     job = new_job(store)
     assert re.fullmatch(r"bbc-[0-9]{8}-[0-9a-z]{4}", job.id)
-    assert (job.state, job.spec, job.num_attempts) == (State.PENDING, {"train": {"lr": 0.1}}, 0)
+    assert (job.state, job.spec, job.num_attempts) == (State.STARTING, {"train": {"lr": 0.1}}, 0)
     assert job.owner_pid == os.getpid()
 
 
@@ -114,7 +114,7 @@ def test_a_job_whose_process_died_is_an_orphan(store):
     assert not store.get(job.id).is_orphan
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    with store._write() as db:
+    with store.write() as db:
         db.execute(sa.text(f"UPDATE jobs SET owner_pid = {ended.pid}"))
     assert store.get(job.id).is_orphan
 
