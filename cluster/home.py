@@ -84,6 +84,8 @@ class Surroundings:
     ray_address: str | None
     data_dir: Path | None
     """What `${GPT2CLS_DATA}` stands for in a job file."""
+    ray_token: str | None = field(default=None, repr=False)
+    """What the cluster at `ray_address` wants to be shown."""
     controller_uri: str | None = None
     """A controller that somebody else runs; None: that of the state folder."""
     controller_token: str | None = field(default=None, repr=False)
@@ -105,6 +107,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Surroundings:
         tracking_uri=_server_address(values.get("MLFLOW_TRACKING_URI")),
         ray_address=values.get("RAY_ADDRESS") or None,
         data_dir=Path(data_dir).expanduser().absolute() if data_dir else None,
+        ray_token=_ray_token(values),
         controller_uri=_controller_address(values.get("GPT2CLS_CONTROLLER")),
         controller_token=values.get("GPT2CLS_TOKEN") or None,
     )
@@ -122,6 +125,16 @@ def refuse_if_unwritable(home: Home) -> None:
         raise ClusterError(
             f"GPT2CLS_HOME = {home.root}: {there} {why}; name another folder for the state of jobs"
         )
+
+
+def _ray_token(values: Mapping[str, str]) -> str | None:
+    """As Ray itself finds it: in RAY_AUTH_TOKEN, or in the file RAY_AUTH_TOKEN_PATH."""
+    if token := values.get("RAY_AUTH_TOKEN"):
+        return token
+    try:
+        return Path(values["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
+    except (KeyError, OSError):
+        return None
 
 
 def _controller_address(uri: str | None) -> str | None:

@@ -1,7 +1,7 @@
 """Who may do what: users' tokens, their roles, and the list of what was done.
 
-A token is shown once, when it is made; the store holds only its SHA-256 digest. 256 random bits need
-no slow hash: there is nothing to guess.
+A token is shown once, when it is made; the store holds only its SHA-256 digest. 256 random bits
+need no slow hash: there is nothing to guess.
 """
 
 import hashlib
@@ -100,7 +100,7 @@ def new_token(
             f"expires_unix_s = {expires_unix_s}: must be after now ({now:.0f}), or null for never"
         )
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    row = {"user": user, "role": Role(role).value, "digest": _digest(token)}
+    row: dict[str, Any] = {"user": user, "role": Role(role).value, "digest": _digest(token)}
     row |= {"created_unix_s": now, "expires_unix_s": expires_unix_s}
     with engine.begin() as db:
         db.execute(TOKENS.insert().values(**row))

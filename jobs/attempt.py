@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ JOB_FILE = "job.yaml"
 RESOLVED_FILE = "resolved.json"
 ORIGIN_FILE = "origin.json"
 _RECORD_WAIT_S = 60.0
+
+Tell = Callable[[State, BaseException | None, str | None], object]
+"""Takes the state in which an attempt ended, why, and the id of its MLflow run."""
 
 
 @dataclass
@@ -121,10 +125,24 @@ def run_attempt(
     ray: RayPlace | None,
     watch: Stopwatch,
     ready: Ready | None = None,
+    tell: Tell | None = None,
 ) -> dict[str, Any]:
-    """Do the work of a job; whatever happens, the store and the record end with the truth."""
+    """Do the work of a job; whatever happens, `tell` and the record end with the truth.
+
+    Args:
+        job_id: of a job that is written down, and whose folder is there.
+        job: what it says.
+        work: does it; the document of its end.
+        surroundings: what the environment says.
+        console: where progress is shown.
+        ray: where the ranks run; None: in this process.
+        watch: seconds so far.
+        ready: the data, if it was read already.
+        tell: is told how the attempt ended; None: the store is.
+    """
     job_dir = surroundings.home.job_dir(job_id)
-    store, log = Store(surroundings.home), JobLog(job_dir / "job.log", console)
+    log = JobLog(job_dir / "job.log", console)
+    tell = tell or partial(_tell_store, Store(surroundings.home), job_id)
     log.say(f"job {job_id}")
     record = _open_record(job_id, job, surroundings, log)
     base_dir = base_dir_of(job_dir)
@@ -132,12 +150,10 @@ def run_attempt(
     try:
         document = work(attempt, ready or read_data(job, base_dir, surroundings))
     except BaseException as error:
-        _end_early(attempt, store, error)
+        _end_early(attempt, tell, error)
         raise
     record.artifact(log.path)
-    if record.run_id:
-        store.set_run_id(job_id, record.run_id)
-    store.finish(job_id, State.SUCCEEDED)
+    tell(State.SUCCEEDED, None, record.run_id)
     if not record.finish("FINISHED", _RECORD_WAIT_S):
         log.say(f"MLflow did not take everything; the rest waits in {job_dir / 'record'}")
     page = run_page(job_dir, surroundings)
@@ -163,14 +179,26 @@ def _open_record(
     return record
 
 
-def _end_early(attempt: Attempt, store: Store, error: BaseException) -> None:
-    """Tell the store and the record how an attempt ended that did not succeed."""
+def _tell_store(
+    store: Store, job_id: str, state: State, error: BaseException | None, run_id: str | None
+) -> None:
+    if run_id:
+        store.set_run_id(job_id, run_id)
+    store.finish(job_id, state, reason_of(error))
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Why an attempt ended, in words; empty where it succeeded."""
+    return "" if error is None else (str(error) or type(error).__name__)[:2000]
+
+
+def _end_early(attempt: Attempt, tell: Tell, error: BaseException) -> None:
+    """Tell the truth about an attempt that did not succeed."""
     job_id, log, record = attempt.job_id, attempt.log, attempt.record
     is_stop = isinstance(error, JobStopped | KeyboardInterrupt)
-    reason = str(error) or type(error).__name__
     how = "stopped" if is_stop else "failed"
-    log.write(f"job {job_id}: {how}: {reason}")
-    store.finish(job_id, State.STOPPED if is_stop else State.FAILED, reason[:2000])
+    log.write(f"job {job_id}: {how}: {reason_of(error)}")
+    tell(State.STOPPED if is_stop else State.FAILED, error, record.run_id)
     record.artifact(log.path)
     record.finish("KILLED" if is_stop else "FAILED", _RECORD_WAIT_S / 4)
     if isinstance(error, JobFailed | JobStopped):

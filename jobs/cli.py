@@ -13,6 +13,7 @@ from jobs import (
     cli_data,
     cli_jobs,
     cli_models,
+    cli_queue,
     cli_run,
     cli_sweep,
     cli_use,
@@ -33,7 +34,13 @@ app.command()(cli_run.schema)
 app.add_typer(cli_data.group, name="data")
 app.command()(cli_jobs.jobs)
 app.command()(cli_jobs.show)
+app.command()(cli_queue.submit)
+app.command()(cli_queue.logs)
+app.command()(cli_queue.stop)
 app.command()(cli_jobs.resume)
+app.command()(cli_queue.retry)
+app.command()(cli_queue.clone)
+app.command()(cli_queue.priority)
 app.command()(cli_jobs.report)
 app.add_typer(cli_sweep.group, name="sweep")
 app.add_typer(cli_models.group, name="models")

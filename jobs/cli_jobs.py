@@ -22,26 +22,24 @@ _MAX_SHOWN = 50
 @verb
 def jobs(json: Json = False, debug: Debug = False) -> Answer:
     """List the jobs, the newest first."""
+    from jobs.views import row_of
+
     store = settled_store(from_environment())
-    document = {"jobs": [_row(job) for job in store.jobs()]}
+    document = {"jobs": [row_of(job) for job in store.jobs()]}
     return Answer(document, lambda out: _show_jobs(document, out))
 
 
 @verb
 def show(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     """Show one job: state, reason, attempts, result."""
-    from jobs.record import run_page
+    from jobs.queue_store import QueueStore
+    from jobs.views import job_document
 
     surroundings = from_environment()
-    found = settled_store(surroundings).get(check_job_id(job))
-    folder = surroundings.home.job_dir(found.id)
-    document = _row(found) | {
-        "attempts": _attempts(found, folder),
-        "folder": str(folder),
-        "spec": found.spec,
-        "run_page": run_page(folder, surroundings),
-        "result": _read_json(folder / "result.json"),
-    }
+    store = settled_store(surroundings)
+    found = store.get(check_job_id(job))
+    why = _why(found, surroundings)
+    document = job_document(found, QueueStore(store), surroundings, why)
     return Answer(document, lambda out: _show_job(document, out))
 
 
@@ -52,6 +50,8 @@ def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
 
     surroundings = from_environment()
     found = settled_store(surroundings).get(check_job_id(job))
+    if found.request is not None:
+        return _queue_again(found, surroundings)
     if found.kind == "sweep":
         from jobs.cli_sweep import go_on, show_winner
 
@@ -138,50 +138,48 @@ def _refuse_to_resume(job: "Job", folder: Path) -> None:
         ) from error
 
 
-def _row(job: "Job") -> dict[str, Any]:
-    return {
-        "job_id": job.id,
-        "name": job.name,
-        "kind": job.kind,
-        "state": str(job.state),
-        "reason": job.reason,
-        "created_unix_s": job.created_unix_s,
-        "started_unix_s": job.started_unix_s,
-        "ended_unix_s": job.ended_unix_s,
-        "run_id": job.run_id,
-    }
+def _queue_again(job: "Job", surroundings: Surroundings) -> Answer:
+    from jobs.client import connect
+
+    document = connect(surroundings).post(f"/api/jobs/{job.id}/resume")
+    return Answer(document, lambda out: out.print(f"job {job.id} is {document['state']} again"))
 
 
-def _attempts(job: "Job", folder: Path) -> list[dict[str, Any]]:
-    """One entry per process that worked on the job, the last with the workers it lost."""
-    attempts: list[dict[str, Any]] = [{"attempt": i + 1} for i in range(job.num_attempts)]
-    if attempts:
-        attempts[-1] |= {"state": str(job.state), "lost": _read_lines(folder / "attempts.jsonl")}
-    return attempts
+def _why(job: "Job", surroundings: Surroundings) -> dict[str, str]:
+    """Why a job waits, as its controller says; nothing where none answers."""
+    from cluster.errors import ClusterError
+    from jobs.states import WAITING
 
+    if job.request is None or job.state not in WAITING:
+        return {}
+    from jobs.client import connect
 
-def _read_lines(path: Path) -> list[Any]:
-    from json import loads
-
-    return [loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _read_json(path: Path) -> Any:
-    from json import loads
-
-    return loads(path.read_text()) if path.exists() else None
+    try:
+        document = connect(surroundings).get(f"/api/jobs/{job.id}")
+    except (ClusterError, RequestError):
+        return {job.id: "no controller answers; `gpt2cls cluster up` starts one"}
+    words = str(document["reason"])
+    return {job.id: words.removeprefix(job.reason).removeprefix("; ")}
 
 
 def _show_jobs(document: dict[str, Any], out: "Console") -> None:
     from jobs.tables import moment, plain_table
 
     rows = [
-        [job["job_id"], job["kind"], job["state"], moment(job["created_unix_s"]), job["reason"]]
+        [job["job_id"], job["kind"], _state(job), moment(job["created_unix_s"]), job["reason"]]
         for job in document["jobs"][:_MAX_SHOWN]
     ]
     out.print(plain_table(["job", "kind", "state", "made (UTC)", "reason"], rows))
     if len(document["jobs"]) > _MAX_SHOWN:
         out.print(f"{len(document['jobs']) - _MAX_SHOWN:,} older jobs: --json lists all")
+
+
+def _state(row: dict[str, Any]) -> str:
+    from jobs.tables import moment
+
+    if since := row["unknown_since_unix_s"]:
+        return f"UNKNOWN since {moment(since)} (was {row['state']})"
+    return str(row["state"])
 
 
 def _show_job(document: dict[str, Any], out: "Console") -> None:
@@ -191,7 +189,12 @@ def _show_job(document: dict[str, Any], out: "Console") -> None:
     out.print(f"job {document['job_id']} ({document['kind']}): {document['state']}")
     if document["reason"]:
         out.print(f"reason: {document['reason']}")
+    if since := document["unknown_since_unix_s"]:
+        out.print(f"UNKNOWN since {moment(since)} UTC: its cluster does not answer")
     out.print(f"attempts: {len(document['attempts'])}")
+    for attempt in document["attempts"]:
+        if attempt.get("cause"):
+            out.print(f"  {attempt['attempt']}: {attempt['cause']}: {attempt['reason']}")
     for lost in (document["attempts"] or [{}])[-1].get("lost", []):
         out.print(f"workers lost: {lost['lost']}")
     out.print(f"made {moment(document['created_unix_s'])} UTC, folder {document['folder']}")

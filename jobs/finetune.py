@@ -11,6 +11,7 @@ from jobs.attempt import (
     Attempt,
     Ready,
     Stopwatch,
+    Tell,
     encode_and_check,
     measure_and_register,
     new_job,
@@ -64,15 +65,27 @@ def resume_finetune(job_id: str, surroundings: Surroundings, console: Console) -
     row = store.get(job_id)
     job = FinetuneJob.model_validate(row.spec)
     store.start(row.id, by_resume=True)
+    return attempt_finetune(row.id, job, surroundings, console)
+
+
+def attempt_finetune(
+    job_id: str,
+    job: FinetuneJob,
+    surroundings: Surroundings,
+    console: Console,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Begin a job that is written down, or go on with it."""
     with ray_for(job.cluster, surroundings) as ray:
         return run_attempt(
-            row.id,
+            job_id,
             job,
             lambda attempt, data: _stages(attempt, job, data),
             surroundings=surroundings,
             console=console,
             ray=ray,
             watch=Stopwatch(),
+            tell=tell,
         )
 
 

@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Surroundings
-from cluster.tracking_server import Server, ensure_server, wait_ready
+from cluster.services import Server
+from cluster.tracking_server import ensure_server, wait_ready
 from gpt2cls.errors import RequestError
 from jobs.tracking import NotOnServer, RefusedByServer, connect, patiently, sorted_faults
 

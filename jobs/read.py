@@ -51,7 +51,12 @@ class JobFile:
 
 
 def read_job(
-    path: Path, settings: Sequence[str] = (), *, data_dir: Path | None, needs_data: bool = True
+    path: Path,
+    settings: Sequence[str] = (),
+    *,
+    data_dir: Path | None,
+    needs_data: bool = True,
+    base_dir: Path | None = None,
 ) -> JobFile:
     """Read, override, fill and check a job file; starts and writes nothing.
 
@@ -60,6 +65,7 @@ def read_job(
         settings: `key=value` texts that replace what the file says.
         data_dir: what ${GPT2CLS_DATA} stands for.
         needs_data: whether data that is not there is a fault, not a remark.
+        base_dir: what relative paths in it are taken from; None: its own folder.
 
     Raises:
         BadRequestError: all the faults of the file at once.
@@ -67,7 +73,7 @@ def read_job(
     tree = read_tree(path)
     text = path.read_text(encoding="utf-8-sig")
     override(tree, settings)
-    base_dir = path.absolute().parent
+    base_dir = base_dir or path.absolute().parent
     missing = (*_expand(tree, data_dir), *_missing_data(tree, base_dir))
     job = _check(tree)
     problems = _once_each([*tree.problems, *(missing if needs_data else ())])

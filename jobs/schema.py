@@ -23,6 +23,8 @@ JOBS = sa.Table(
     sa.Column("spec", sa.Text, nullable=False),
     # What only jobs of the queue have; `run` leaves `request` empty.
     sa.Column("request", sa.Integer, index=True),
+    sa.Column("text", sa.Text, nullable=False, server_default=""),
+    sa.Column("base_dir", sa.Text, nullable=False, server_default=""),
     sa.Column("user", sa.Text, nullable=False, server_default=""),
     sa.Column("queue", sa.Text, nullable=False, server_default="default"),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
@@ -36,7 +38,8 @@ JOBS = sa.Table(
     sa.Column("not_before_unix_s", sa.Float),
     sa.Column("unseen_since_unix_s", sa.Float),
 )
-"""`request`: number of the request that made it, the order of the queue. `ask`: what it needs of
+"""`request`: number of the request that made it, the order of the queue. `text`: the job file as it
+was given; `base_dir`: whence its paths are taken. `ask`: what it needs of
 the cluster. `wish`: stop, preempt or null, what the controller is to bring about. `num_lost`:
 attempts and workers that were lost, of the budget `cluster.retries`. `num_passed`: jobs that were
 let past it."""

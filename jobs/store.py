@@ -24,7 +24,7 @@ from jobs.schema import JOBS as _JOBS
 from jobs.schema import PROMOTIONS as _PROMOTIONS
 from jobs.states import LIVE, State, may_change
 
-LISTED = [column for column in _JOBS.c if column.name != "spec"]
+LISTED = [column for column in _JOBS.c if column.name not in ("spec", "text", "base_dir")]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Job:
     """The resolved job file; empty where jobs are listed."""
     request: int | None = None
     """None: `gpt2cls run` works on it, not the queue."""
+    text: str = ""
+    base_dir: str = ""
     user: str = ""
     queue: str = "default"
     priority: int = 0

@@ -19,6 +19,7 @@ from jobs.attempt import (
     Attempt,
     Ready,
     Stopwatch,
+    Tell,
     encode_and_check,
     measure_and_register,
     new_job,
@@ -98,18 +99,32 @@ def resume_sweep(
     row = store.get(job_id)
     job = SweepJob.model_validate(row.spec)
     refuse_if_never_fits(job, num_cores())
-    extended = num_configurations(surroundings.home.job_dir(row.id))
-    wanted = trials or extended or job.num_trials
     store.start(row.id, by_resume=True, extends=trials is not None)
+    return attempt_sweep(row.id, job, surroundings, console, trials=trials)
+
+
+def attempt_sweep(
+    job_id: str,
+    job: SweepJob,
+    surroundings: Surroundings,
+    console: Console,
+    tell: Tell | None = None,
+    *,
+    trials: int | None = None,
+) -> dict[str, Any]:
+    """Begin a sweep that is written down, or go on with it."""
+    extended = num_configurations(surroundings.home.job_dir(job_id))
+    wanted = trials or extended or job.num_trials
     with ray_for(job.cluster, surroundings, is_needed=needs_ray(job)) as ray:
         return run_attempt(
-            row.id,
+            job_id,
             job,
             lambda attempt, data: Sweep(attempt, job, data, wanted).run(),
             surroundings=surroundings,
             console=console,
             ray=ray,
             watch=Stopwatch(),
+            tell=tell,
         )
 
 

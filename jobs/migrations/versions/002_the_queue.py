@@ -12,6 +12,8 @@ down_revision = "001"
 def _of_the_queue() -> tuple[sa.Column[Any], ...]:
     return (
         sa.Column("request", sa.Integer),
+        sa.Column("text", sa.Text, nullable=False, server_default=""),
+        sa.Column("base_dir", sa.Text, nullable=False, server_default=""),
         sa.Column("user", sa.Text, nullable=False, server_default=""),
         sa.Column("queue", sa.Text, nullable=False, server_default="default"),
         sa.Column("priority", sa.Integer, nullable=False, server_default="0"),

@@ -1,0 +1,45 @@
+"""What a job asks of a cluster."""
+
+from dataclasses import asdict
+from typing import Any
+
+from jobs.plan import sweep_plan
+from jobs.schedule import Ask
+from jobs.spec import AnyJob, FinetuneJob, SweepJob
+
+
+def ask_of(job: AnyJob, cores: float) -> Ask:
+    """What a job needs to start, all of it at once; `cores`: of one node.
+
+    An elastic job starts with its fewest workers.
+    """
+    if isinstance(job, FinetuneJob):
+        cluster = job.cluster
+        cpus = cluster.cpus_per_worker or cores / cluster.max_workers
+        return Ask(cluster.min_workers, cpus, cluster.gpus_per_worker)
+    if isinstance(job, SweepJob):
+        from jobs.head_trials import are_heads_alone
+
+        plan = sweep_plan(job, int(cores))
+        at_a_time = 1 if are_heads_alone(job) else int(plan["trials_at_a_time"])
+        workers = int(plan["workers_per_trial"])
+        per_worker = float(plan["cpus_per_trial"]) / workers
+        return Ask(workers * at_a_time, per_worker, job.cluster.gpus_per_worker)
+    return Ask(1, 1.0, 0.0)
+
+
+def entrypoint_cpus(ask: Ask, job_kind: str) -> tuple[float, float]:
+    """CPUs and GPUs that the attempt's own process holds; workers of Ray Train hold their own."""
+    works_alone = ask.workers == 1 and job_kind != "sweep"
+    return (ask.cpus_per_worker, ask.gpus_per_worker) if works_alone else (0.0, 0.0)
+
+
+def dump_ask(ask: Ask) -> dict[str, Any]:
+    """As the store keeps it, with its sums."""
+    return asdict(ask) | {"cpus": ask.cpus, "gpus": ask.gpus}
+
+
+def load_ask(values: dict[str, Any]) -> Ask:
+    """What `dump_ask` gave."""
+    names = ("workers", "cpus_per_worker", "gpus_per_worker", "driver_cpus")
+    return Ask(**{name: values[name] for name in names})

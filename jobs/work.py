@@ -1,0 +1,147 @@
+"""The process of one attempt at a job of the queue: started by Ray, it works in the job's folder.
+
+Run as `python -m jobs.work JOB_ID NUMBER NUM_LOST`. Values of users come from the job's folder,
+never from the command line.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import ClusterError
+from cluster.home import Surroundings, from_environment
+from gpt2cls.errors import CheckpointError, NonFiniteLoss, RequestError
+from jobs.attempt_files import attempt_dir, only_attempt, say_end, say_started
+from jobs.console import console_of
+from jobs.errors import JobFailed, JobStopped
+from jobs.lifecycle import End
+from jobs.logs import captured
+from jobs.masking import mask
+from jobs.spec import KINDS, AnyJob, EvaluateJob, FinetuneJob, PredictJob, SweepJob
+from jobs.spool import write_json
+from jobs.states import State
+from jobs.training import ATTEMPTS_FILE
+from jobs.verb import write_crash_log
+
+_CAUSES: tuple[tuple[type[BaseException], str], ...] = (
+    (RequestError, "user"),
+    (JobStopped, "stopped"),
+    (KeyboardInterrupt, "stopped"),
+    (ClusterError, "service"),
+    (MemoryError, "memory"),
+    (NonFiniteLoss, "job"),
+    (CheckpointError, "job"),
+    (JobFailed, "job"),
+)
+
+
+def cause_of(error: BaseException) -> str:
+    """A word for why an attempt failed, as `jobs.lifecycle` knows it."""
+    if "out of memory" in str(error).lower():
+        return "memory"
+    return next((cause for family, cause in _CAUSES if isinstance(error, family)), "internal")
+
+
+def num_workers_lost(job_dir: Path) -> int:
+    """Workers of this job that Ray Train had to replace so far."""
+    attempts = job_dir / ATTEMPTS_FILE
+    return len(attempts.read_text().splitlines()) if attempts.exists() else 0
+
+
+def main(job_id: str, number: int, num_lost: int) -> int:
+    """Work on a job until it ends; 0 if it succeeded."""
+    surroundings = from_environment()
+    job_dir = surroundings.home.job_dir(job_id)
+    folder = attempt_dir(job_dir, number)
+    with captured(folder):
+        say_started(folder)
+        started_s, lost_before = time.monotonic(), num_workers_lost(job_dir)
+
+        def tell(state: State, error: BaseException | None, _run_id: str | None = None) -> None:
+            cause = "succeeded" if error is None else cause_of(error)
+            reason = "" if error is None else mask(str(error) or type(error).__name__)[:2000]
+            seconds, lost = time.monotonic() - started_s, num_workers_lost(job_dir) - lost_before
+            say_end(folder, End(state, cause, reason, seconds, lost))
+
+        try:
+            with only_attempt(job_dir):
+                document = _kinds(job_dir, num_lost)(job_id, surroundings, tell)
+        except BaseException as error:
+            is_stop = isinstance(error, JobStopped | KeyboardInterrupt)
+            if cause_of(error) == "internal":
+                print(f"the traceback is in {write_crash_log(error)}", file=sys.stderr)
+            print(f"gpt2cls: {mask(str(error)) or type(error).__name__}", file=sys.stderr)
+            tell(State.STOPPED if is_stop else State.FAILED, error)
+            return 1
+        write_json(job_dir / "result.json", document)
+        tell(State.SUCCEEDED, None)
+        return 0
+
+
+_Work = Callable[[str, Surroundings, Any], dict[str, Any]]
+
+
+def _kinds(job_dir: Path, num_lost: int) -> _Work:
+    """What works on the job of a folder."""
+    spec = json.loads((job_dir / "resolved.json").read_text())
+    job: AnyJob = KINDS[spec["kind"]].model_validate(spec)
+    if isinstance(job, FinetuneJob | SweepJob) and num_lost:
+        left = max(job.cluster.retries - num_lost, 0)
+        cluster = job.cluster.model_copy(update={"retries": left})
+        job = job.model_copy(update={"cluster": cluster})
+    return partial(_WORK[type(job)], job)
+
+
+def _finetune(job: FinetuneJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
+    from jobs.finetune import attempt_finetune
+
+    return attempt_finetune(job_id, job, surroundings, console_of(sys.stderr), tell)
+
+
+def _sweep(job: SweepJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
+    from jobs.sweep import attempt_sweep
+
+    return attempt_sweep(job_id, job, surroundings, console_of(sys.stderr), tell)
+
+
+def _evaluate(job: EvaluateJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
+    from jobs.attempt import base_dir_of
+    from jobs.evaluate import run_evaluate
+
+    return run_evaluate(
+        job.model,
+        job.data,
+        base_dir=base_dir_of(surroundings.home.job_dir(job_id)),
+        surroundings=surroundings,
+        console=console_of(sys.stderr),
+    )
+
+
+def _predict(job: PredictJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
+    from jobs.attempt import base_dir_of
+    from jobs.predict import run_predict
+
+    return run_predict(
+        job.model,
+        job.input,
+        job.output,
+        base_dir=base_dir_of(surroundings.home.job_dir(job_id)),
+        surroundings=surroundings,
+        console=console_of(sys.stderr),
+        spreadsheet_safe=job.spreadsheet_safe,
+    )
+
+
+_WORK: dict[type, Callable[..., dict[str, Any]]] = {
+    FinetuneJob: _finetune,
+    SweepJob: _sweep,
+    EvaluateJob: _evaluate,
+    PredictJob: _predict,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
