@@ -9,6 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from jobs import (
+    cli_access,
     cli_cluster,
     cli_data,
     cli_jobs,
@@ -48,6 +49,9 @@ app.command()(cli_use.predict)
 app.command()(cli_use.evaluate)
 app.command()(cli_use.serve)
 app.add_typer(cli_cluster.group, name="cluster")
+app.add_typer(cli_access.token_group, name="token")
+app.add_typer(cli_access.webhook_group, name="webhook")
+app.command()(cli_access.audit)
 
 _USAGE_IN_WORDS = (
     (r"^Invalid value for ", ""),

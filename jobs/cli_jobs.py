@@ -22,24 +22,18 @@ _MAX_SHOWN = 50
 @verb
 def jobs(json: Json = False, debug: Debug = False) -> Answer:
     """List the jobs, the newest first."""
-    from jobs.views import row_of
+    from jobs.sources import open_source
 
-    store = settled_store(from_environment())
-    document = {"jobs": [row_of(job) for job in store.jobs()]}
+    document = open_source(from_environment()).jobs()
     return Answer(document, lambda out: _show_jobs(document, out))
 
 
 @verb
 def show(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     """Show one job: state, reason, attempts, result."""
-    from jobs.queue_store import QueueStore
-    from jobs.views import job_document
+    from jobs.sources import open_source
 
-    surroundings = from_environment()
-    store = settled_store(surroundings)
-    found = store.get(check_job_id(job))
-    why = _why(found, surroundings)
-    document = job_document(found, QueueStore(store), surroundings, why)
+    document = open_source(from_environment()).show(job)
     return Answer(document, lambda out: _show_job(document, out))
 
 
@@ -49,9 +43,11 @@ def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     from jobs.cli_run import show_end
 
     surroundings = from_environment()
+    if surroundings.controller_uri is not None:
+        return _queue_again(check_job_id(job), surroundings)
     found = settled_store(surroundings).get(check_job_id(job))
     if found.request is not None:
-        return _queue_again(found, surroundings)
+        return _queue_again(found.id, surroundings)
     if found.kind == "sweep":
         from jobs.cli_sweep import go_on, show_winner
 
@@ -138,28 +134,12 @@ def _refuse_to_resume(job: "Job", folder: Path) -> None:
         ) from error
 
 
-def _queue_again(job: "Job", surroundings: Surroundings) -> Answer:
+def _queue_again(job_id: str, surroundings: Surroundings) -> Answer:
     from jobs.client import connect
 
-    document = connect(surroundings).post(f"/api/jobs/{job.id}/resume")
-    return Answer(document, lambda out: out.print(f"job {job.id} is {document['state']} again"))
-
-
-def _why(job: "Job", surroundings: Surroundings) -> dict[str, str]:
-    """Why a job waits, as its controller says; nothing where none answers."""
-    from cluster.errors import ClusterError
-    from jobs.states import WAITING
-
-    if job.request is None or job.state not in WAITING:
-        return {}
-    from jobs.client import connect
-
-    try:
-        document = connect(surroundings).get(f"/api/jobs/{job.id}")
-    except (ClusterError, RequestError):
-        return {job.id: "no controller answers; `gpt2cls cluster up` starts one"}
-    words = str(document["reason"])
-    return {job.id: words.removeprefix(job.reason).removeprefix("; ")}
+    document = connect(surroundings).post(f"/api/jobs/{job_id}/resume")
+    words = f"job {document['job_id']} is {document['state']} again"
+    return Answer(document, lambda out: out.print(words))
 
 
 def _show_jobs(document: dict[str, Any], out: "Console") -> None:

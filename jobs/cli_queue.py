@@ -1,7 +1,7 @@
 """Verbs of the queue: submit, logs, stop, retry, clone, priority."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from jobs.read import JobFile
     from jobs.store import Job
-
-_FOLLOW_POLL_S = 0.4
 
 Priority = Annotated[int, typer.Option("--priority", help="Higher ones go first.")]
 Key = Annotated[
@@ -83,8 +81,10 @@ def _parent(reference: str, surroundings: Surroundings) -> dict[str, str]:
     job_id, _, on = reference.partition(":")
     if on not in ("", "success", "end"):
         raise RequestError(f"--after {reference}: write ID, or ID:end for any end of that job")
-    found = _find(job_id, surroundings)
-    return {"job": found.id, "on": on or "success"}
+    from jobs.sources import open_source
+
+    found = open_source(surroundings).show(job_id)
+    return {"job": found["job_id"], "on": on or "success"}
 
 
 def _submitted(wish: dict[str, Any], surroundings: Surroundings) -> Answer:
@@ -111,67 +111,44 @@ def logs(
     debug: Debug = False,
 ) -> Answer:
     """Print what a job has said, all its attempts in order."""
-    from dataclasses import asdict
+    from jobs.sources import open_source
 
-    surroundings = from_environment()
-    found = _find(check_job_id(job), surroundings)
     asked = {"attempt": attempt, "grep": grep, "tail": tail}
+    lines = open_source(from_environment()).lines(job, asked, follow=follow)
     if json:
-        lines = [asdict(line) for line in _lines(found.id, surroundings, asked, follow=follow)]
-        return Answer({"job_id": found.id, "lines": lines}, lambda out: None)
+        return Answer({"lines": list(lines)}, lambda out: None)
 
     def show(out: "Console") -> None:
-        for line in _lines(found.id, surroundings, asked, follow=follow):
-            rank = f" rank {line.rank}" if line.rank is not None else ""
-            out.file.write(f"{line.at} attempt {line.attempt}{rank} | {line.text}\n")
+        for line in lines:
+            rank = f" rank {line['rank']}" if line["rank"] is not None else ""
+            out.file.write(f"{line['at']} attempt {line['attempt']}{rank} | {line['text']}\n")
             out.file.flush()
 
     return Answer({}, show)
-
-
-def _lines(
-    job_id: str, surroundings: Surroundings, asked: dict[str, Any], *, follow: bool
-) -> Iterator[Any]:
-    from jobs.log_reader import follow as followed
-    from jobs.log_reader import read_lines
-    from jobs.states import FINAL
-    from jobs.store import Store
-
-    folder, after, tail = surroundings.home.job_dir(job_id), None, asked["tail"]
-    some = {name: asked[name] for name in ("attempt", "grep")}
-    while lines := read_lines(folder, after=after, tail=tail, **some):
-        yield from lines
-        after, tail = lines[-1].cursor, None
-    if not follow:
-        return
-    store = Store(surroundings.home)
-    yield from followed(
-        folder,
-        lambda: store.get(job_id).state in FINAL,
-        poll_s=_FOLLOW_POLL_S,
-        after=after,
-        **some,
-    )
 
 
 @verb
 def stop(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     """Ask a job to write a checkpoint and stop; `resume` goes on from it."""
     surroundings = from_environment()
-    found = _find(check_job_id(job), surroundings)
-    if found.request is None:
+    found = _find_run(job, surroundings)
+    if found is not None:
         document = _stop_here(found, surroundings)
     else:
         from jobs.client import connect
 
-        document = connect(surroundings).post(f"/api/jobs/{found.id}/stop")
-    words = "stops" if document["state"] not in ("STOPPED", "SUCCEEDED", "FAILED") else "is"
-    return Answer(
-        document,
-        lambda out: out.print(
-            f"job {found.id} {words}" + (f" {document['state']}" if words == "is" else "")
-        ),
-    )
+        document = connect(surroundings).post(f"/api/jobs/{check_job_id(job)}/stop")
+    is_over = document["state"] in ("STOPPED", "SUCCEEDED", "FAILED")
+    words = f"is {document['state']}" if is_over else "writes a checkpoint and stops"
+    return Answer(document, lambda out: out.print(f"job {document['job_id']} {words}"))
+
+
+def _find_run(reference: str, surroundings: Surroundings) -> "Job | None":
+    """The job if `gpt2cls run` works on it on this machine; None: it is the controller's."""
+    if surroundings.controller_uri is not None:
+        return None
+    found = _find(reference, surroundings)
+    return found if found.request is None else None
 
 
 def _stop_here(found: "Job", surroundings: Surroundings) -> dict[str, Any]:
@@ -184,19 +161,17 @@ def _stop_here(found: "Job", surroundings: Surroundings) -> dict[str, Any]:
     from jobs.views import row_of
 
     pid = found.owner_pid
-    is_here = found.state in LIVE and pid is not None and found.owner_host == host_name()
-    if is_here and pid is not None and is_alive(pid, found.owner_started_unix_s or 0.0):
-        os.kill(pid, signal.SIGTERM)
-    elif found.state in LIVE and found.owner_host != host_name():
+    if found.state in LIVE and found.owner_host != host_name():
         raise RequestError(f"job {found.id} runs on {found.owner_host}; stop it there")
+    if found.state in LIVE and pid and is_alive(pid, found.owner_started_unix_s or 0.0):
+        os.kill(pid, signal.SIGTERM)
     return row_of(found)
 
 
 @verb
 def retry(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     """Submit a job once more, from its beginning, as a new job."""
-    surroundings = from_environment()
-    return _again(_find(check_job_id(job), surroundings), (), surroundings)
+    return _again(job, (), from_environment())
 
 
 @verb
@@ -204,37 +179,30 @@ def clone(
     job: JobId, settings: Settings = None, json: Json = False, debug: Debug = False
 ) -> Answer:
     """Submit a job once more with some values replaced, as a new job."""
-    surroundings = from_environment()
-    return _again(_find(check_job_id(job), surroundings), settings or (), surroundings)
+    return _again(job, settings or (), from_environment())
 
 
-def _again(found: "Job", settings: Any, surroundings: Surroundings) -> Answer:
-    """A new job with the file of an earlier one, read anew: its values may have been overridden."""
+def _again(reference: str, settings: Sequence[str], surroundings: Surroundings) -> Answer:
+    """A new job with the settings of an earlier one, checked anew: some may be replaced."""
     import tempfile
 
     import yaml
 
     from jobs.read import read_job
+    from jobs.sources import open_source
 
-    base_dir = found.base_dir or _base_dir(found, surroundings)
+    found = open_source(surroundings).show(reference)
+    if not found["base_dir"]:
+        raise RequestError(f"job {found['job_id']}: its folder is gone; submit its file again")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.yaml"
-        path.write_text(yaml.safe_dump(found.spec, sort_keys=False, allow_unicode=True))
-        file = read_job(path, settings, data_dir=surroundings.data_dir, base_dir=Path(base_dir))
-    wish = _wish(file, surroundings) | {"priority": found.priority, "queue": found.queue}
-    limits = {name: found.limits.get(name) for name in ("start_within_s", "run_within_s")}
-    return _submitted(wish | limits | {"origin": found.id}, surroundings)
-
-
-def _base_dir(found: "Job", surroundings: Surroundings) -> str:
-    from jobs.attempt import base_dir_of
-
-    try:
-        return str(base_dir_of(surroundings.home.job_dir(found.id)))
-    except OSError as error:
-        raise RequestError(
-            f"job {found.id}: its folder is gone; submit its job file again"
-        ) from error
+        path.write_text(yaml.safe_dump(found["spec"], sort_keys=False, allow_unicode=True))
+        base_dir = Path(found["base_dir"])
+        file = read_job(path, settings, data_dir=surroundings.data_dir, base_dir=base_dir)
+    wish = _wish(file, surroundings) | {"priority": found["priority"]}
+    wish["queue"] = found["queue"] or "default"
+    limits = {name: found["limits"].get(name) for name in ("start_within_s", "run_within_s")}
+    return _submitted(wish | limits | {"origin": found["job_id"]}, surroundings)
 
 
 @verb
@@ -247,10 +215,9 @@ def priority(
     """Change the priority of a job that waits."""
     from jobs.client import connect
 
-    surroundings = from_environment()
-    found = _find(check_job_id(job), surroundings)
-    document = connect(surroundings).post(f"/api/jobs/{found.id}/priority", {"priority": number})
-    return Answer(document, lambda out: out.print(f"job {found.id}: priority {number}"))
+    path = f"/api/jobs/{check_job_id(job)}/priority"
+    document = connect(from_environment()).post(path, {"priority": number})
+    return Answer(document, lambda out: out.print(f"job {document['job_id']}: priority {number}"))
 
 
 def _find(reference: str, surroundings: Surroundings) -> "Job":

@@ -49,6 +49,7 @@ def job_document(
         "ask": job.ask,
         "origin": job.origin,
         "folder": str(folder),
+        "base_dir": job.base_dir or (_read_json(folder / "origin.json") or {}).get("base_dir"),
         "spec": job.spec,
         "run_page": run_page(folder, surroundings),
         "result": _read_json(folder / "result.json"),

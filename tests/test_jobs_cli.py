@@ -31,7 +31,13 @@ FLAGS = {
     "show": "--debug --json",
     "sweep resume": "--debug --json --trials",
     "sweep show": "--debug --json",
+    "submit": "--after --debug --json --key --priority --queue --run-within --set --start-within",
+    "logs": "--attempt --debug --follow --grep --json --tail",
+    "stop": "--debug --json",
     "resume": "--debug --json",
+    "retry": "--debug --json",
+    "clone": "--debug --json --set",
+    "priority": "--debug --json",
     "report": "--debug --json --output",
     "models list": "--debug --json",
     "models promote": "--debug --json",
@@ -40,8 +46,18 @@ FLAGS = {
     "predict": "--debug --json --output --spreadsheet-safe",
     "evaluate": "--debug --json --label --separator --text",
     "serve": "--debug --json --port",
+    "cluster up": "--cpus --debug --gpus --json",
     "cluster status": "--debug --json",
     "cluster down": "--debug --json",
+    "cluster usage": "--debug --json",
+    "token add": "--days --debug --json --role",
+    "token list": "--debug --json",
+    "token revoke": "--debug --json",
+    "webhook add": "--debug --json --secret-file --state",
+    "webhook list": "--debug --json",
+    "webhook remove": "--debug --json",
+    "webhook log": "--debug --json",
+    "audit": "--debug --json",
 }
 
 
@@ -198,7 +214,7 @@ def test_services_that_do_not_run_are_null_and_stopping_them_is_fine(capfd, home
         0,
         {"ray": None, "mlflow": None, "controller": None},
     )
-    assert said(capfd, "cluster", "down") == (0, {"mlflow": False, "ray": 0})
+    assert said(capfd, "cluster", "down") == (0, {"mlflow": False, "ray": 0, "controller": False})
     assert said(capfd, "jobs") == (0, {"jobs": []})
     assert not home.exists()
 
