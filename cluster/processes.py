@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import psutil
 
@@ -46,6 +47,19 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         return
+
+
+def num_oom_kills() -> int | None:
+    """Processes that the kernel of this machine has ended for want of memory since it started.
+
+    Source: Linux, `oom_kill` in /proc/vmstat; None where there is none.
+    """
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("oom_kill ")]
+    return int(found[0]) if found else None
 
 
 def host_name() -> str:

@@ -16,13 +16,20 @@ from cluster.errors import ClusterError
 _TIMEOUT = httpx.Timeout(5.0, connect=2.0)
 _SUBMIT_TIMEOUT = httpx.Timeout(30.0, connect=2.0)  # a reply that is late is looked up again
 
+_NOT_UP_YET = "No available agent"
+"""Ray's words while the process that starts jobs is on its way, which takes seconds to a minute."""
+
 
 class RayUnreachableError(ClusterError):
     """The cluster cannot be asked now; says nothing about its jobs."""
 
 
 class RayRefusedError(ClusterError):
-    """The cluster answered, and will not have it."""
+    """The cluster answered, and will never have it."""
+
+
+class RayFaultError(ClusterError):
+    """The cluster answered that something is wrong with it; it may be right later."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,9 @@ class RayApi:
     def nodes(self) -> list[RayNode]:
         """The nodes that live."""
         reply = self._json("GET", "/api/v0/nodes", params={"detail": "1", "limit": "10000"})
-        rows = reply["data"]["result"]["result"]
+        rows = ((reply.get("data") or {}).get("result") or {}).get("result")
+        if rows is None:
+            raise RayUnreachableError(f"Ray at {self.uri} could not list its nodes")
         return [
             RayNode(
                 id=row["node_id"],
@@ -98,7 +107,8 @@ class RayApi:
 
         Raises:
             RayUnreachableError: it may or may not have been started; ask for it.
-            RayRefusedError: Ray will not start it.
+            RayRefusedError: Ray will never start it.
+            RayFaultError: Ray could not start it now.
         """
         body: dict[str, Any] = {
             "entrypoint": shlex.join(command),
@@ -111,7 +121,10 @@ class RayApi:
         reply = self._ask("POST", "/api/jobs/", json=body, timeout=_SUBMIT_TIMEOUT)
         if reply.status_code == 200 or self.job(submission_id) is not None:
             return  # a second submission of an id answers 500
-        raise RayRefusedError(f"Ray at {self.uri} refused {submission_id}: {_last_line(reply)}")
+        if _NOT_UP_YET in reply.text:
+            raise RayUnreachableError(f"the nodes of Ray at {self.uri} are not up yet")
+        family = RayRefusedError if _is_refusal(reply) else RayFaultError
+        raise family(f"Ray at {self.uri} refused {submission_id}: {_last_line(reply)}")
 
     def job(self, submission_id: str) -> RayJob | None:
         """What Ray says of it; None: it does not know it."""
@@ -126,8 +139,14 @@ class RayApi:
         return {row["submission_id"]: _job(row) for row in rows if row.get("submission_id")}
 
     def stop(self, submission_id: str) -> None:
-        """Ask it to leave; Ray kills it when its time is over. What has ended stays as it is."""
-        self._ask("POST", f"/api/jobs/{submission_id}/stop")
+        """Ask it to leave; Ray kills it when its time is over. What has ended stays as it is.
+
+        Raises:
+            RayUnreachableError: it may not have been asked; ask again.
+        """
+        reply = self._ask("POST", f"/api/jobs/{submission_id}/stop")
+        if reply.status_code != 404:  # Ray does not know it any more
+            _document(reply)
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         return _document(self._ask(method, path, **options))
@@ -149,7 +168,17 @@ def _document(reply: httpx.Response) -> Any:
         raise RayUnreachableError(
             f"{reply.request.method} {reply.request.url.path} of Ray gave {reply.status_code}"
         )
-    return reply.json()
+    try:
+        return reply.json()
+    except ValueError as error:  # something else answers at this address
+        raise RayUnreachableError(
+            f"{reply.request.method} {reply.request.url.path} of Ray gave no JSON"
+        ) from error
+
+
+def _is_refusal(reply: httpx.Response) -> bool:
+    """Whether the request itself is at fault; the dashboard wraps its agent's 400 into a 500."""
+    return reply.status_code < 500 or "failed with status code 4" in reply.text
 
 
 def _job(row: dict[str, Any]) -> RayJob:

@@ -22,7 +22,7 @@ from jobs.names import JOB_ID_PATTERN, check_job_id
 from jobs.queue_config import QueueConfig
 from jobs.queue_store import KeyTakenError, QueueStore
 from jobs.schedule import Node, never_fits
-from jobs.spec import KINDS, AnyJob
+from jobs.spec import KINDS, AnyJob, dump
 from jobs.states import FINAL
 from jobs.store import Job
 from jobs.views import job_document, row_of
@@ -149,7 +149,7 @@ def _add_jobs(app: FastAPI, context: Context) -> None:
         return job_document(job, context.queue, context.surroundings, context.why())
 
     @app.get("/api/jobs/{job_id}/logs")
-    def logs(  # noqa: PLR0913
+    def logs(
         job_id: str,
         _user: Caller,
         after: str | None = None,
@@ -294,8 +294,7 @@ def _request(wish: Submission, user: User, context: Context) -> queue_store.Requ
     if wish.queue not in context.config.queues:
         there = ", ".join(context.config.queues)
         raise RequestError(f"queue = {wish.queue}: must be one of {there}")
-    for parent in wish.after:
-        context.queue.store.get(parent.job)
+    parents = [(context.queue.store.get(parent.job).id, parent.on) for parent in wish.after]
     job = _job(wish)
     nodes = context.nodes()
     cores = max((node.cpus for node in nodes), default=context.cores)
@@ -309,14 +308,14 @@ def _request(wish: Submission, user: User, context: Context) -> queue_store.Requ
         user=user.name,
         name=job.name,
         kind=job.kind,
-        spec=wish.spec,
+        spec=dump(job),
         ask=dump_ask(ask),
         text=wish.text,
         base_dir=wish.base_dir,
         queue=wish.queue,
         priority=wish.priority,
         limits=limits | {"retries": cluster.retries if cluster else 3},
-        after=tuple(parent.model_dump() for parent in wish.after),
+        after=tuple({"job": job_id, "on": on} for job_id, on in parents),
         origin=wish.origin,
     )
 

@@ -5,14 +5,15 @@ They lie in the job's folder, which the controller sees, so the truth does not h
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.processes import host_name, is_alive, started_unix_s
+from cluster.processes import host_name, started_unix_s
 from jobs.lifecycle import End
 from jobs.spool import write_json
 from jobs.states import State
@@ -33,35 +34,71 @@ def say_started(folder: Path) -> None:
     """Write down which process works on the attempt."""
     folder.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()
-    write_json(
-        folder / _STARTED,
-        {"pid": pid, "started_unix_s": started_unix_s(pid), "host": host_name()},
-    )
+    write_json(folder / _STARTED, {"pid": pid, "born": _born(pid), "host": host_name()})
 
 
-def say_end(folder: Path, end: End) -> None:
-    """Write down how the attempt ended; only what is written first counts."""
-    if not (folder / _END).exists():
-        write_json(folder / _END, asdict(end))
+def say_end(folder: Path, end: End) -> bool:
+    """Write down how the attempt ended; False: that is written already, and counts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f"{_END}.{os.getpid()}.{threading.get_ident()}"
+    write_json(aside, asdict(end))
+    try:
+        os.link(aside, folder / _END)  # unlike a rename it replaces nothing
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink()
+    return True
 
 
 def read_end(folder: Path) -> End | None:
     """What the attempt wrote down about its end."""
     values = _read(folder / _END)
-    return End(**(values | {"state": State(values["state"])})) if values else None
+    try:
+        return End(**(values | {"state": State(values["state"])})) if values else None
+    except (KeyError, TypeError, ValueError):  # the job may write there, too
+        return None
 
 
 def process_of(folder: Path) -> dict[str, Any] | None:
-    """`{pid, started_unix_s, host}` of the attempt; None: it has not begun."""
+    """`{pid, born, host}` of the attempt; None: it has not begun."""
     return _read(folder / _STARTED)
 
 
 def is_gone(folder: Path) -> bool:
     """Whether the process of the attempt ran on this machine and is no more."""
     process = process_of(folder)
-    if process is None or process["host"] != host_name():
+    if process is None or process.get("host") != host_name() or not process.get("born"):
         return False
-    return not is_alive(process["pid"], process["started_unix_s"] or 0.0)
+    return _born(int(process["pid"])) != str(process["born"])
+
+
+def _born(pid: int) -> str | None:
+    """What no other process has, ever; None: there is no such process, or it is a zombie.
+
+    No time of day: when the machine's clock is set, a process seems to have started at another one.
+    """
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        started = None if Path("/proc/self").exists() else started_unix_s(pid)
+        return str(round(started)) if started is not None else None
+    return None if state in ("Z", "X") else f"{fields[18]} ticks after boot {boot}"
+
+
+def sign_of_life(job_dir: Path) -> int:
+    """Changes whenever the job writes: events, its log, what it prints, its trials.
+
+    Not the newest time: after the clock was set back that would not change for a while.
+    """
+    signs = []
+    for pattern in ("events.jsonl", "job.log", "attempts/*/log/*", "trials/*/events.jsonl"):
+        for path in job_dir.glob(pattern):
+            with suppress(OSError):
+                seen = path.stat()
+                signs.append((str(path), seen.st_mtime_ns, seen.st_size))
+    return hash(tuple(sorted(signs)))
 
 
 @contextmanager

@@ -6,9 +6,8 @@ is seen. What it decides is written before it is done, and can be done twice.
 
 import os
 import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,14 @@ from random import Random
 from typing import Any
 
 from cluster.home import Home
-from cluster.ray_api import RayApi, RayJob, RayRefusedError, RayUnreachableError
-from jobs import attempt_files
+from cluster.ray_api import RayApi, RayJob
 from jobs.asks import load_ask
+from jobs.attempt_files import attempt_dir, is_gone, process_of, read_end, say_end, sign_of_life
 from jobs.clock import SteadyClock
-from jobs.lifecycle import Budget, Seen, Verdict, judge, retry_delay_s
+from jobs.launcher import Launcher
+from jobs.lifecycle import Budget, End, Seen, Verdict, judge, judge_unstarted, retry_delay_s
+from jobs.lookout import ClusterView, Lookout
+from jobs.masking import mask
 from jobs.queue_config import QueueConfig
 from jobs.queue_store import (
     Attempt,
@@ -37,15 +39,21 @@ from jobs.store import Job
 
 BY_CONTROLLER = "controller"
 _TURN_EVERY_S = 1.0  # where nothing seems to have changed
+_GONE_S = 5.0  # in which Ray, which knows how a process died, may say so
+_LONGEST_DELAY_S = 60.0
+_SHUT_DOWN = "the cluster is shut down; it goes on when the cluster is up again"
 
 
-@dataclass(frozen=True)
-class ClusterView:
-    """What the cluster answered in one look; None: it did not."""
+@dataclass
+class _Watch:
+    """What was noticed of an attempt, by the controller's own clock."""
 
-    session: str
-    nodes: list[Node]
-    jobs: Mapping[str, RayJob]
+    counted_unix_s: float | None = None
+    """Up to when its seconds are counted."""
+    begun_unix_s: float | None = None
+    gone_unix_s: float | None = None
+    sign: int | None = None
+    sign_unix_s: float = 0.0
 
 
 class Controller:
@@ -64,120 +72,147 @@ class Controller:
         say: Callable[[str], None],
     ) -> None:
         self.home, self.queue, self.ray, self.config = home, queue, ray, config
-        self.lease, self.launch, self.clock, self.say = lease, launch, clock, say
+        self.lease, self.clock, self.say = lease, clock, say
         self.nodes: list[Node] = []
         """As the cluster last told them."""
-        self.is_draining = False
-        """Nothing is started any more; what runs is asked to leave."""
         self.why: dict[str, str] = {}
         """Why each job that waits does so."""
         self.seen_unix_s: float | None = None
         """When the cluster last answered."""
-        self._signs: dict[str, tuple[float, float]] = {}
-        self._asked: dict[str, Future[None]] = {}
-        self._pool = ThreadPoolExecutor(8, thread_name_prefix="ray")
+        self.is_draining = False
+        self.lookout, self.launcher = Lookout(clock), Launcher(launch, clock)
+        self._watches: dict[str, _Watch] = {}
+        self._faults: dict[str, str] = {}
         self._rng = Random()
-        self._last_s = time.monotonic()
-        self._next_turn_s = 0.0
+        self._next_turn_unix_s = 0.0
         self._turn_state: tuple[Any, ...] = ()
 
     def round(self) -> None:
         """Look once, and do what follows."""
         view = self._look()
-        passed_s, self._last_s = time.monotonic() - self._last_s, time.monotonic()
-        jobs = self.queue.of_queue(states=AT_WORK)
         attempts = self.queue.live_attempts()
-        for job in jobs:
+        for job in self.queue.of_queue(states=AT_WORK):
             if (attempt := attempts.get(job.id)) is not None:
-                with suppress(_ChangedMeanwhileError):
-                    self._attend(job, attempt, view, passed_s)
+                self._attend_alone(job, attempt, view)
         if self._is_turn_due(view):
             self._take_turn(view)
 
+    def drain(self) -> None:
+        """From the next round on start nothing any more, and send what runs back to the queue."""
+        self.is_draining = True
+
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.lookout.close()
+        self.launcher.close()
 
     def _look(self) -> ClusterView | None:
-        if self.ray is None:
-            return None
-        try:
-            _, session = self.ray.version()
-            jobs = self.ray.jobs()
-            nodes = [Node(node.id, node.cpus, node.gpus) for node in self.ray.nodes()]
-        except RayUnreachableError:
-            return None
-        self.nodes, self.seen_unix_s = nodes, self.clock.unix_s()
-        return ClusterView(session, nodes, jobs)
+        view = self.lookout.look(self.ray)
+        if view is not None:
+            self.nodes, self.seen_unix_s = view.nodes, self.clock.unix_s()
+        return view
 
     # What is at work.
 
-    def _attend(
-        self, job: Job, attempt: Attempt, view: ClusterView | None, passed_s: float
-    ) -> None:
+    def _attend_alone(self, job: Job, attempt: Attempt, view: ClusterView | None) -> None:
+        """Attend to a job so that what is wrong with its files holds up no other one."""
+        try:
+            self._attend(job, attempt, view)
+            self._faults.pop(job.id, None)
+        except _ChangedMeanwhileError:
+            return
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            words = f"job {job.id}: not attended to: {type(error).__name__}: {mask(str(error))}"
+            if self._faults.get(job.id) != words:
+                self.say(words)
+            self._faults[job.id] = words
+
+    def _attend(self, job: Job, attempt: Attempt, view: ClusterView | None) -> None:
         seen = self._seen(job, attempt, view)
-        budget = Budget(job.num_lost, self._retries(job))
-        if (verdict := judge(seen, job.wish, budget)) is not None:
-            self._end(job, attempt, seen, verdict, passed_s)
+        if (verdict := judge(seen, job.wish, _budget(job))) is not None:
+            self._end(job, attempt, seen, verdict)
             return
         self._note_reach(job, view)
-        if view is None:
-            return
-        if seen.ray is None:
-            self._launch(job, attempt)
-            return
-        self._note_progress(job, attempt, seen, view, passed_s)
-        if job.wish is not None or self._limit_reached(job, attempt, seen):
-            self._ask_to_leave(attempt)
+        if self.is_draining and job.wish is None:
+            self._wish_to_leave(job, "preempt", _SHUT_DOWN)
+        elif view is not None and seen.ray is None:
+            self._see_to_start(job, attempt, seen)
+        elif view is not None and seen.ray is not None:
+            self._note_progress(job, attempt, seen.ray, view, has_begun=seen.has_begun)
+            if job.wish is not None or self._limit_reached(job, attempt, seen):
+                assert self.ray is not None
+                self.launcher.ask_to_leave(attempt, self.ray)
 
     def _seen(self, job: Job, attempt: Attempt, view: ClusterView | None) -> Seen:
-        folder = attempt_files.attempt_dir(self.home.job_dir(job.id), attempt.number)
+        folder, watch = self._folder(attempt), self._watch(attempt)
+        has_begun = process_of(folder) is not None
+        if has_begun and watch.begun_unix_s is None:
+            watch.begun_unix_s = self.clock.unix_s()
+        ray = view.jobs.get(attempt.submission_id) if view else None
+        end = read_end(folder)
+        is_told = end is not None or ray is None or ray.is_over
         return Seen(
             is_reachable=view is not None,
-            ray=view.jobs.get(attempt.submission_id) if view else None,
-            is_confirmed=attempt.session is not None,
-            end=attempt_files.read_end(folder),
-            has_begun=attempt_files.process_of(folder) is not None,
-            is_gone=attempt_files.is_gone(folder),
+            ray=ray,
+            is_confirmed=attempt.session is not None or _began_before(watch, view),
+            end=end,
+            has_begun=has_begun,
+            is_gone=is_gone(folder) and (is_told or self._gone_s(watch) > _GONE_S),
         )
 
-    def _retries(self, job: Job) -> int:
-        return int(job.limits.get("retries", 0))
+    def _gone_s(self, watch: _Watch) -> float:
+        if watch.gone_unix_s is None:
+            watch.gone_unix_s = self.clock.unix_s()
+        return self.clock.unix_s() - watch.gone_unix_s
 
-    def _end(
-        self, job: Job, attempt: Attempt, seen: Seen, verdict: Verdict, passed_s: float
-    ) -> None:
+    def _end(self, job: Job, attempt: Attempt, seen: Seen, verdict: Verdict) -> None:
         now = self.clock.unix_s()
-        reason = f"{job.reason}: {verdict.reason}" if job.wish == "preempt" else verdict.reason
-        seconds = max(attempt.seconds + passed_s, seen.end.seconds if seen.end else 0.0)
+        is_sent_back = job.wish == "preempt" and verdict.state is State.QUEUED
+        reason = mask(f"{job.reason}: {verdict.reason}" if is_sent_back else verdict.reason)
         values: dict[str, Any] = {"num_lost": verdict.num_lost, "unseen_since_unix_s": None}
         if verdict.state in WAITING:
             values["wish"] = None
         if verdict.state is State.RETRYING:
-            delay_s = retry_delay_s(verdict.num_lost, self._rng)
+            delay_s = retry_delay_s(verdict.num_lost, self._rng, cap_s=_LONGEST_DELAY_S)
             values["not_before_unix_s"] = now + delay_s
         with self.queue.acting(self.lease) as db:
             change_attempt(
                 db,
                 attempt,
                 ended_unix_s=now,
-                seconds=seconds,
+                seconds=self._seconds(attempt, seen),
                 cause=verdict.cause,
                 reason=reason[:2000],
             )
             if not move(db, job, verdict.state, reason, BY_CONTROLLER, now, **values):
                 raise _ChangedMeanwhileError(job.id)
-        self._signs.pop(job.id, None)
-        self._asked.pop(attempt.submission_id, None)
-        if verdict.state is not State.SUCCEEDED:
-            self._end_record(job, verdict.state)
+        self._watches.pop(attempt.submission_id, None)
+        self.launcher.forget(attempt)
         self._say(job, verdict.state, reason)
+        self._close_files(job, attempt, verdict)
 
-    def _end_record(self, job: Job, state: State) -> None:
-        """Nothing runs, so the job's MLflow run must not say that something does."""
+    def _seconds(self, attempt: Attempt, seen: Seen) -> float:
+        """How long an attempt that is over held its resources."""
+        if seen.ray is None and not seen.has_begun and attempt.session is None:
+            return 0.0
+        counted = attempt.seconds + self._passed_s(attempt)
+        return max(counted, seen.end.seconds if seen.end else 0.0)
+
+    def _passed_s(self, attempt: Attempt) -> float:
+        """Seconds that were not counted yet; also those in which the cluster did not answer."""
+        watch, now = self._watch(attempt), self.clock.unix_s()
+        before, watch.counted_unix_s = watch.counted_unix_s or now, now
+        return now - before
+
+    def _close_files(self, job: Job, attempt: Attempt, verdict: Verdict) -> None:
+        """Whoever comes late finds that the attempt has ended; and so does MLflow."""
         from jobs.record import end_left_over
 
-        status = RUN_STATUS[state] if state in FINAL else "KILLED"
-        end_left_over(self.home.job_dir(job.id), status)
+        if self._folder(attempt).exists():
+            words = End(verdict.state, verdict.cause, verdict.reason)
+            say_end(self._folder(attempt), words)
+        if verdict.state is not State.SUCCEEDED:
+            status = RUN_STATUS[verdict.state] if verdict.state in FINAL else "KILLED"
+            end_left_over(self.home.job_dir(job.id), status)
 
     def _note_reach(self, job: Job, view: ClusterView | None) -> None:
         is_unseen = view is None and self._unseen_s() > self.config.unreachable_note_s
@@ -192,197 +227,176 @@ class Controller:
     def _unseen_s(self) -> float:
         return self.clock.unix_s() - (self.seen_unix_s or self.clock.started_unix_s)
 
+    def _see_to_start(self, job: Job, attempt: Attempt, seen: Seen) -> None:
+        """Hand an attempt that the cluster does not know to it, unless that cannot or must not be.
+
+        What has begun is there: this view of the cluster is only older.
+        """
+        if seen.has_begun or self.launcher.is_starting(attempt):
+            return
+        fault = self.launcher.fault_of(attempt)
+        if fault is None and job.wish is not None:
+            fault = "stopped", ""
+        if fault is None:
+            assert self.ray is not None
+            self.launcher.start(self.queue.store.get(job.id), attempt, self.ray)
+            return
+        verdict = judge_unstarted(*fault, job.wish, _budget(job))
+        # A request of ours may still be under way inside the cluster: what comes of it, leaves.
+        with suppress(OSError):
+            say_end(self._folder(attempt), End(State.STOPPED, "stopped", verdict.reason))
+        if process_of(self._folder(attempt)) is None:
+            self._end(job, attempt, seen, verdict)
+
     def _note_progress(
-        self, job: Job, attempt: Attempt, seen: Seen, view: ClusterView, passed_s: float
+        self, job: Job, attempt: Attempt, ray: RayJob, view: ClusterView, *, has_begun: bool
     ) -> None:
-        assert seen.ray is not None
-        values: dict[str, Any] = {"seconds": attempt.seconds + passed_s}
+        values: dict[str, Any] = {"seconds": attempt.seconds + self._passed_s(attempt)}
         if attempt.session is None:
             values["session"] = view.session
-        if attempt.node is None and seen.ray.node:
-            values["node"] = seen.ray.node
+        if attempt.node is None and ray.node:
+            values["node"] = ray.node
+        node = f"on node {ray.node[:12]}" if ray.node else ""
         with self.queue.acting(self.lease) as db:
             change_attempt(db, attempt, **values)
-            if job.state is State.STARTING and seen.has_begun:
-                node = f"on node {seen.ray.node[:12]}" if seen.ray.node else ""
-                now = self.clock.unix_s()
-                changed = {"started_unix_s": job.started_unix_s or now}
-                if move(db, job, State.RUNNING, node, BY_CONTROLLER, now, **changed):
-                    self._say(job, State.RUNNING, node)
-            elif job.wish is not None and job.state is not State.STOPPING:
-                reason = {"stop": "stop asked for", "preempt": job.reason}.get(job.wish, job.reason)
-                if move(db, job, State.STOPPING, reason, BY_CONTROLLER, self.clock.unix_s()):
-                    self._say(job, State.STOPPING, reason)
+            if job.wish is not None and job.state is not State.STOPPING:
+                self._move(db, job, State.STOPPING, _why_it_leaves(job))
+            elif job.state is State.STARTING and has_begun:
+                started_unix_s = job.started_unix_s or self.clock.unix_s()
+                self._move(db, job, State.RUNNING, node, started_unix_s=started_unix_s)
+
+    def _move(self, db: Any, job: Job, state: State, reason: str, **values: Any) -> None:
+        if move(db, job, state, reason, BY_CONTROLLER, self.clock.unix_s(), **values):
+            self._say(job, state, reason)
 
     def _limit_reached(self, job: Job, attempt: Attempt, seen: Seen) -> bool:
         """Whether the job is over one of its limits; the wish that follows is written down."""
-        run_within_s = job.limits.get("run_within_s")
-        no_progress_s = self.config.no_progress_s
-        wish = None
+        run_within_s, no_progress_s = job.limits.get("run_within_s"), self.config.no_progress_s
         if run_within_s is not None and attempt.seconds > run_within_s:
-            wish, reason = "time_limit", f"it has run for {run_within_s:g} s, its time limit"
-        elif seen.has_begun and no_progress_s and self._idle_s(job) > no_progress_s:
-            wish, reason = "no_progress", f"no sign of progress for {no_progress_s:g} s"
-        if wish is None:
-            return False
+            words = f"it has run for {run_within_s:g} s, its time limit"
+            return self._wish_to_leave(job, "time_limit", words)
+        if seen.has_begun and no_progress_s and self._idle_s(attempt) > no_progress_s:
+            words = f"no sign of progress for {no_progress_s:g} s"
+            return self._wish_to_leave(job, "no_progress", words)
+        return False
+
+    def _wish_to_leave(self, job: Job, wish: str, reason: str) -> bool:
         with self.queue.acting(self.lease) as db:
             done = change(db, job, wish=wish, reason=reason)
         if done:
             self._say(job, job.state, reason)
         return done
 
-    def _idle_s(self, job: Job) -> float:
+    def _idle_s(self, attempt: Attempt) -> float:
         """Seconds since anything was last written in the job's folder."""
-        sign = newest_sign(self.home.job_dir(job.id))
-        before = self._signs.get(job.id)
-        if before is None or before[0] != sign:
-            self._signs[job.id] = before = (sign, time.monotonic())
-        return time.monotonic() - before[1]
+        watch, now = self._watch(attempt), self.clock.unix_s()
+        sign = sign_of_life(self.home.job_dir(attempt.job_id))
+        if watch.sign != sign:
+            watch.sign, watch.sign_unix_s = sign, now
+        return now - watch.sign_unix_s
 
-    def _ask_to_leave(self, attempt: Attempt) -> None:
-        """Ray sends SIGTERM, and after its grace SIGKILL; asked once."""
-        ray = self.ray
-        assert ray is not None
-        name = f"stop {attempt.submission_id}"
-        asked = self._asked.get(name)
-        if asked is None or (asked.done() and asked.exception() is not None):
-            self._asked[name] = self._pool.submit(ray.stop, attempt.submission_id)
+    def _watch(self, attempt: Attempt) -> _Watch:
+        return self._watches.setdefault(attempt.submission_id, _Watch())
+
+    def _folder(self, attempt: Attempt) -> Path:
+        return attempt_dir(self.home.job_dir(attempt.job_id), attempt.number)
 
     # What waits.
 
     def _is_turn_due(self, view: ClusterView | None) -> bool:
         """Whether anything may have changed; to weigh thousands of jobs takes its time."""
         state = (self.queue.newest_event(), view.nodes if view else None, self.is_draining)
-        is_late = time.monotonic() > self._next_turn_s
-        if state == self._turn_state and not is_late:
+        if state == self._turn_state and self.clock.unix_s() < self._next_turn_unix_s:
             return False
         self._turn_state = state
         return True
 
     def _take_turn(self, view: ClusterView | None) -> None:
-        started_s = time.monotonic()
-        jobs = self._end_hopeless(self.queue.of_queue())
+        started_unix_s = self.clock.unix_s()
+        jobs = self.queue.of_queue()
+        parents = self._parents(jobs)
+        jobs = self._end_hopeless(jobs, parents)
         if view is None or not view.nodes:
             self.why = {job.id: "no cluster answers" for job in jobs if job.state in WAITING}
         elif self.is_draining:
             self.why = {job.id: "the cluster is shut down" for job in jobs if job.state in WAITING}
         else:
-            self._start(jobs, view)
-        took_s = time.monotonic() - started_s
-        self._next_turn_s = time.monotonic() + max(_TURN_EVERY_S, 10 * took_s)
+            self._start(jobs, parents, view)
+        now = self.clock.unix_s()
+        self._next_turn_unix_s = now + max(_TURN_EVERY_S, 10 * (now - started_unix_s))
 
-    def _end_hopeless(self, jobs: list[Job]) -> list[Job]:
+    def _parents(self, jobs: list[Job]) -> Mapping[str, State]:
+        """The states of all jobs that others come after, all seen at once."""
+        live = {job.id: job.state for job in jobs}
+        wanted = {one["job"] for job in jobs if job.state in WAITING for one in job.after}
+        return live | self.queue.states_of(wanted - live.keys())
+
+    def _end_hopeless(self, jobs: list[Job], parents: Mapping[str, State]) -> list[Job]:
         """The jobs without those that can start no more: too late, or after one that failed."""
         now, left = self.clock.unix_s(), []
         for job in jobs:
-            reason = self._hopeless(job, now) if job.state in WAITING else ""
+            reason = self._hopeless(job, parents, now) if job.state in WAITING else ""
             if not reason:
                 left.append(job)
                 continue
             with self.queue.acting(self.lease) as db:
-                if move(db, job, State.FAILED, reason, BY_CONTROLLER, now):
-                    self._say(job, State.FAILED, reason)
+                self._move(db, job, State.FAILED, reason)
         return left
 
-    def _hopeless(self, job: Job, now: float) -> str:
+    def _hopeless(self, job: Job, parents: Mapping[str, State], now: float) -> str:
         within_s = job.limits.get("start_within_s")
         is_new = job.num_attempts == 0
         if within_s is not None and is_new and now - job.created_unix_s > within_s:
             return f"it did not start within {within_s:g} s: {self.why.get(job.id, 'its turn')}"
-        for parent, on in self._parents(job):
-            if on == "success" and parent.state in FINAL - {State.SUCCEEDED}:
-                return f"it comes after job {parent.id}, which is {parent.state}"
+        for parent in job.after:
+            state = parents.get(parent["job"])
+            if state is None:
+                return f"it comes after job {parent['job']}, which is not there"
+            if parent["on"] == "success" and state in FINAL - {State.SUCCEEDED}:
+                return f"it comes after job {parent['job']}, which is {state}"
         return ""
 
-    def _parents(self, job: Job) -> list[tuple[Job, str]]:
-        return [(self.queue.store.get(one["job"]), one["on"]) for one in job.after]
-
-    def _start(self, jobs: list[Job], view: ClusterView) -> None:
-        waiting = [self._waiting(job) for job in jobs if job.state in WAITING]
-        running = [
-            Running(
-                id=job.id,
-                user=job.user,
-                queue=job.queue,
-                priority=job.priority,
-                order=job.request or 0,
-                ask=load_ask(job.ask),
-                is_leaving=job.wish is not None or job.state is State.STOPPING,
-            )
-            for job in jobs
-            if job.state in AT_WORK
+    def _start(self, jobs: list[Job], parents: Mapping[str, State], view: ClusterView) -> None:
+        now = self.clock.unix_s()
+        waiting = [
+            _waiting(job, _blocked(job, parents, now)) for job in jobs if job.state in WAITING
         ]
+        running = [_running(job) for job in jobs if job.state in AT_WORK]
         turn = next_turn(waiting, running, view.nodes, self.config.policy())
         self.why = turn.why
         self._carry_out(turn, {job.id: job for job in jobs})
 
-    def _waiting(self, job: Job) -> Waiting:
-        return Waiting(
-            id=job.id,
-            user=job.user,
-            queue=job.queue,
-            priority=job.priority,
-            order=job.request or 0,
-            ask=load_ask(job.ask),
-            blocked=self._blocked(job),
-            num_passed=job.num_passed,
-        )
-
-    def _blocked(self, job: Job) -> str:
-        for parent, _ in self._parents(job):
-            if parent.state in LIVE:
-                return f"after job {parent.id}, which is {parent.state}"
-        wait_s = (job.not_before_unix_s or 0.0) - self.clock.unix_s()
-        # More than any pause of ours: the clock was set meanwhile.
-        return f"tried again in {wait_s:.0f} s" if 0 < wait_s <= 60 else ""
-
     def _carry_out(self, turn: Turn, jobs: Mapping[str, Job]) -> None:
-        now = self.clock.unix_s()
-        for job_id in turn.passed:
+        if turn.passed:
             with self.queue.acting(self.lease) as db:
-                num = self.queue.store.get(job_id).num_passed
-                change(db, jobs[job_id], num_passed=num + 1)
+                for job_id, num in Counter(turn.passed).items():
+                    change(db, jobs[job_id], num_passed=jobs[job_id].num_passed + num)
         for job_id, for_whom in turn.preempts.items():
-            reason = f"makes room for job {for_whom}"
-            with self.queue.acting(self.lease) as db:
-                if change(db, jobs[job_id], wish="preempt", reason=reason):
-                    add_event(db, jobs[job_id], jobs[job_id].state, reason, BY_CONTROLLER, now)
+            self._preempt(jobs[job_id], for_whom)
         for job_id in turn.starts:
-            job = jobs[job_id]
-            with self.queue.acting(self.lease) as db:
-                number = job.num_attempts + 1
-                values = {"num_attempts": number, "not_before_unix_s": None, "num_passed": 0}
-                reason = f"attempt {number}"
-                if not move(db, job, State.STARTING, reason, BY_CONTROLLER, now, **values):
-                    continue
-                add_attempt(db, job, now)
-            self._say(job, State.STARTING, reason)
-            started = self.queue.store.get(job_id)
-            self._launch(started, self.queue.live_attempts()[job_id])
+            if self.is_draining:
+                return
+            self._begin(jobs[job_id])
 
-    def _launch(self, job: Job, attempt: Attempt) -> None:
-        """Hand an attempt to Ray, in a thread of its own; asked again until Ray knows it."""
-        before = self._asked.get(attempt.submission_id)
-        if before is not None and not before.done():
-            return
-        if before is not None and isinstance(before.exception(), RayRefusedError):
-            self._refused(job, attempt, str(before.exception()))
-            return
+    def _preempt(self, job: Job, for_whom: str) -> None:
+        reason = f"makes room for job {for_whom}"
+        with self.queue.acting(self.lease) as db:
+            if change(db, job, wish="preempt", reason=reason):
+                add_event(db, job, job.state, reason, BY_CONTROLLER, self.clock.unix_s())
+
+    def _begin(self, job: Job) -> None:
+        """Write one more attempt down, and hand it over."""
+        now, number = self.clock.unix_s(), job.num_attempts + 1
+        values = {"num_attempts": number, "not_before_unix_s": None, "num_passed": 0}
+        reason = f"attempt {number}"
+        with self.queue.acting(self.lease) as db:
+            if not move(db, job, State.STARTING, reason, BY_CONTROLLER, now, **values):
+                return
+            add_attempt(db, job, now)
+        self._say(job, State.STARTING, reason)
         assert self.ray is not None
-        self._asked[attempt.submission_id] = self._pool.submit(self.launch, job, attempt, self.ray)
-
-    def _refused(self, job: Job, attempt: Attempt, reason: str) -> None:
-        verdict = Verdict(State.FAILED, "setup", reason, job.num_lost)
-        self._end(job, attempt, Seen(is_reachable=True), verdict, 0.0)
-
-    def drain(self) -> None:
-        """Start nothing any more, and send what runs back to the queue, with its checkpoints."""
-        self.is_draining = True
-        for job in self.queue.of_queue(states=AT_WORK):
-            reason = "the cluster is shut down; it goes on when the cluster is up again"
-            with self.queue.acting(self.lease) as db:
-                if job.wish is None:
-                    change(db, job, wish="preempt", reason=reason)
+        attempt = self.queue.attempts(job.id)[-1]
+        self.launcher.start(self.queue.store.get(job.id), attempt, self.ray)
 
     def _say(self, job: Job, state: State, reason: str) -> None:
         number = f" attempt {job.num_attempts}" if job.num_attempts else ""
@@ -394,17 +408,52 @@ class _ChangedMeanwhileError(RuntimeError):
     """Somebody wished something in this very moment; the next round sees it."""
 
 
-def newest_sign(job_dir: Path) -> float:
-    """When anything was last written by the job: events, its log, what it prints, its trials."""
-    newest = 0.0
-    patterns = ("events.jsonl", "job.log", "attempts/*/log/*", "trials/*/events.jsonl")
-    for pattern in patterns:
-        for path in job_dir.glob(pattern):
-            try:
-                newest = max(newest, path.stat().st_mtime)
-            except OSError:
-                continue
-    return newest
+def _budget(job: Job) -> Budget:
+    return Budget(job.num_lost, int(job.limits.get("retries", 0)))
+
+
+def _began_before(watch: _Watch, view: ClusterView | None) -> bool:
+    """Whether the cluster must have had the attempt when it was asked."""
+    begun = watch.begun_unix_s
+    return view is not None and begun is not None and begun < view.asked_unix_s
+
+
+def _why_it_leaves(job: Job) -> str:
+    return "stop asked for" if job.wish == "stop" else job.reason
+
+
+def _running(job: Job) -> Running:
+    return Running(
+        id=job.id,
+        user=job.user,
+        queue=job.queue,
+        priority=job.priority,
+        order=job.request or 0,
+        ask=load_ask(job.ask),
+        is_leaving=job.wish is not None or job.state is State.STOPPING,
+    )
+
+
+def _waiting(job: Job, blocked: str) -> Waiting:
+    return Waiting(
+        id=job.id,
+        user=job.user,
+        queue=job.queue,
+        priority=job.priority,
+        order=job.request or 0,
+        ask=load_ask(job.ask),
+        blocked=blocked,
+        num_passed=job.num_passed,
+    )
+
+
+def _blocked(job: Job, parents: Mapping[str, State], now: float) -> str:
+    for parent in job.after:
+        if parents[parent["job"]] in LIVE:
+            return f"after job {parent['job']}, which is {parents[parent['job']]}"
+    wait_s = (job.not_before_unix_s or 0.0) - now
+    # More than any pause of ours: the clock was set meanwhile.
+    return f"tried again in {wait_s:.0f} s" if 0 < wait_s <= _LONGEST_DELAY_S else ""
 
 
 def holder_name() -> str:

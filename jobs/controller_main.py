@@ -4,6 +4,7 @@ Run as `python -m jobs.controller_main FOLDER PORT`. It leaves on SIGTERM, or wh
 `server.json`; jobs go on without it.
 """
 
+import json
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from jobs.asks import entrypoint_cpus, load_ask
 from jobs.clock import SteadyClock
 from jobs.controller import Controller, holder_name
 from jobs.listen import make_server
+from jobs.notifier import Notifier
 from jobs.plan import num_cores
 from jobs.queue_config import read_config
 from jobs.queue_store import Attempt, LeaseLostError, QueueStore
@@ -32,7 +34,6 @@ from jobs.spool import write_json
 from jobs.states import AT_WORK
 from jobs.store import Job, Store
 from jobs.verb import write_crash_log
-from jobs.notifier import Notifier
 
 ROUND_S = 0.5
 LEASE_S = 6.0
@@ -49,6 +50,7 @@ class Process:
         self.config = read_config(surroundings.home.root)
         self.queue = QueueStore(Store(surroundings.home))
         self.queue.store.engine()  # whoever cannot reach it should not begin
+        find_ray(surroundings)  # nor who was given an address that is none
         self.leaves = threading.Event()
         self.controller: Controller | None = None
         self._ray: RayApi | None = None
@@ -148,9 +150,10 @@ class Process:
 
     def _is_on_record(self) -> bool:
         try:
-            return f'"pid": {os.getpid()}' in (self.folder / "server.json").read_text()
-        except OSError:
+            record = json.loads((self.folder / "server.json").read_text())
+        except (OSError, ValueError):
             return False
+        return bool(record["pid"] == os.getpid())
 
     def status(self) -> dict[str, Any]:
         """What the controller sees now."""

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from cluster.errors import ClusterError
 from cluster.home import Home
+from jobs.masking import mask
 
 NEWEST = "002"
 """The last file of `jobs/migrations/versions`."""
@@ -34,9 +35,9 @@ def open_database(home: Home) -> sa.Engine:
         if _version(engine) != NEWEST:
             with _alone(engine, home):
                 migrate(engine)
-    except sa.exc.OperationalError as error:
+    except sa.exc.DatabaseError as error:
         engine.dispose()
-        cause = str(error.orig).strip().splitlines()[0]
+        cause = mask(str(error.orig).strip().splitlines()[0])
         where = "GPT2CLS_DATABASE" if home.database_url else str(home.jobs_db)
         raise ClusterError(f"the job store {where} cannot be used: {cause}") from error
     return engine

@@ -4,6 +4,7 @@
 done.
 """
 
+import re
 from dataclasses import dataclass
 from random import Random
 
@@ -12,6 +13,7 @@ from jobs.states import State
 
 RETRIED = frozenset({"lost", "service", "no_progress"})
 """Causes that another attempt may outlive. The others are the job's own, or somebody's wish."""
+_OUT_OF_MEMORY = re.compile(r"out of memory|\boom\b|OutOfMemory", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,22 @@ def cause_of(seen: Seen, wish: str | None) -> tuple[str, str]:
         return "lost", "the cluster does not know it any more"
     if ray.error_type and "RUNTIME_ENV" in ray.error_type.upper():
         return "setup", f"its environment could not be set up: {_tail(ray.message)}"
-    if "out of memory" in ray.message.lower() or "oom" in ray.message.lower().split():
+    if _OUT_OF_MEMORY.search(ray.message):
         return "memory", f"the node ran out of memory: {_tail(ray.message)}"
-    if ray.exit_code is not None and ray.exit_code < 0:
-        return "lost", f"its process was killed by signal {-ray.exit_code}"
+    if (number := _signal(ray.exit_code)) is not None:
+        return "lost", f"its process was killed by signal {number}"
     if ray.status == "STOPPED":
         return "lost", "it was stopped from outside the queue"
     return "lost", f"its process ended without a word: {_tail(ray.message)}"
+
+
+def _signal(exit_code: int | None) -> int | None:
+    """The signal that ended a process, as Ray tells it or as the shell between them does."""
+    if exit_code is None:
+        return None
+    if exit_code < 0:
+        return -exit_code
+    return exit_code - 128 if exit_code > 128 else None
 
 
 def judge(seen: Seen, wish: str | None, budget: Budget) -> Verdict | None:
@@ -113,7 +124,8 @@ def judge(seen: Seen, wish: str | None, budget: Budget) -> Verdict | None:
     if wish == "stop":
         return Verdict(State.STOPPED, "stopped", reason, budget.num_lost)
     if wish == "preempt":
-        return Verdict(State.QUEUED, "preempted", f"preempted: {reason}", budget.num_lost)
+        num_lost = budget.num_lost + (end.workers_lost if end else 0)
+        return Verdict(State.QUEUED, "preempted", f"preempted: {reason}", num_lost)
     if wish == "time_limit":
         words = f"its time limit is over: {reason}"
         return Verdict(State.FAILED, "time_limit", words, budget.num_lost)
@@ -122,6 +134,25 @@ def judge(seen: Seen, wish: str | None, budget: Budget) -> Verdict | None:
     if cause == "stopped":  # by a signal that nobody here sent: its node goes
         cause = "lost"
     return _retry(cause, reason, end, budget)
+
+
+def judge_unstarted(cause: str, reason: str, wish: str | None, budget: Budget) -> Verdict:
+    """The next state of a job whose attempt the cluster does not have and will not get.
+
+    Args:
+        cause: `setup`, `service`, `internal`, or `stopped` where only a wish keeps it back.
+        reason: in words.
+        wish: as for `judge`.
+        budget: losses so far.
+    """
+    if wish == "stop":
+        return Verdict(State.STOPPED, "stopped", "stopped before it began", budget.num_lost)
+    if wish == "preempt":
+        words = "preempted: it had not begun"
+        return Verdict(State.QUEUED, "preempted", words, budget.num_lost)
+    if cause in RETRIED:
+        return _retry(cause, reason, None, budget)
+    return Verdict(State.FAILED, cause, reason, budget.num_lost)
 
 
 def _retry(cause: str, reason: str, end: End | None, budget: Budget) -> Verdict:
@@ -143,7 +174,8 @@ def retry_delay_s(num_lost: int, rng: Random, *, base_s: float = 1.0, cap_s: flo
 
     Source: M. Brooker, "Exponential Backoff And Jitter" (AWS, 2015), "full jitter".
     """
-    return rng.uniform(0.0, min(cap_s, base_s * 2.0 ** (num_lost - 1)))
+    doublings = min(num_lost - 1, 100)  # more would be no float any more
+    return rng.uniform(0.0, min(cap_s, base_s * 2.0**doublings))
 
 
 def _tail(message: str) -> str:

@@ -22,6 +22,7 @@ from jobs.guard import FindUser, Guard, Limits, error_response
 
 LOOPBACK = "127.0.0.1"
 _KEEP_ALIVE_S = 5
+_ROOM_AFTER_S = 0.01
 _STOP_WITHIN_S = 10
 """How long running requests may take to end once the server was told to stop."""
 
@@ -103,7 +104,8 @@ class _ImpatientProtocol(H11Protocol):
         super().connection_made(transport)
         _cut_unread(transport, self.limits.unread_within_s)
         self._await_headers()
-        self._make_room()
+        # Not at once: of many that connect together, each is to have its first bytes read.
+        self.loop.call_later(_ROOM_AFTER_S, self._make_room)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -143,12 +145,12 @@ class _ImpatientProtocol(H11Protocol):
         self.transport.close()
 
     def _make_room(self) -> None:
-        """Cut off whoever hangs longest, this one if all others are at work."""
-        others = [c for c in self.connections if isinstance(c, _ImpatientProtocol)]
-        others = [c for c in others if not c.transport.is_closing()]
-        if len(others) > self.limits.connections:
-            hanging = [c for c in others if c.conn.their_state is h11.IDLE]
-            min(hanging, key=lambda c: c._hangs_since_s).transport.abort()
+        """One connection too many costs the one that hangs longest, or this one if none does."""
+        all_open = [c for c in self.connections if isinstance(c, _ImpatientProtocol)]
+        all_open = [c for c in all_open if not c.transport.is_closing()]
+        if len(all_open) > self.limits.connections:
+            hanging = [c for c in all_open if c.conn.their_state is h11.IDLE]
+            min(hanging, key=lambda c: c._hangs_since_s, default=self).transport.abort()
 
 
 def _cut_unread(transport: asyncio.Transport, within_s: float) -> None:

@@ -9,6 +9,7 @@ import io
 import os
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -100,6 +101,9 @@ class _Writer:
         while not self.is_ending.wait(_RESTART_S):
             with suppress(OSError):  # no process or no memory to be had: tried again
                 _wait(*self._start())
+        if _num_unread_bytes(self._source):  # it was killed shortly before the end
+            with suppress(OSError):
+                _wait(*self._start())
         os.close(self._source)
         os.close(self._errors)
 
@@ -108,6 +112,11 @@ def _wait(process: subprocess.Popen[bytes], ended: int) -> None:
     process.wait()
     with open(ended, "rb") as file:
         file.read()
+
+
+def _num_unread_bytes(source: int) -> int:
+    answer = fcntl.ioctl(source, termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -176,8 +177,7 @@ class Notifier:
             return f"no whole answer within {2 * self._limit_s:g} s"
         # ValueError: a name of a host that cannot be one.
         except (httpx.HTTPError, OSError, ValueError) as error:
-            cause = _first_cause(error)
-            return f"no answer: {_harmless(str(cause), hidden) or type(cause).__name__}"
+            return f"no answer: {_harmless(_words(error), hidden)}"
 
     def _write_down(self, row: sa.Row[Any], error: str | None) -> None:
         num_tries, ours = row.num_tries + 1, _this(row).where(~DELIVERED)
@@ -287,8 +287,14 @@ def _query_parts(url: str) -> list[str]:
     return [part for part in {query, *values, *map(unquote_plus, values)} if len(part) >= 6]
 
 
-def _first_cause(error: BaseException) -> BaseException:
+def _words(error: BaseException) -> str:
     """What the system said, below the layers that say it in vaguer words."""
-    if isinstance(error, BaseExceptionGroup):
-        return _first_cause(error.exceptions[0])
-    return error if error.__cause__ is None else _first_cause(error.__cause__)
+    words, inner = str(error) or type(error).__name__, error.__cause__ or error.__context__
+    while inner is not None:
+        if isinstance(inner, BaseExceptionGroup):  # a name with several addresses
+            inner = inner.exceptions[0]
+        if isinstance(inner, OSError):
+            code = inner.errno if isinstance(inner, ConnectionError) else None
+            words = os.strerror(code) if code is not None else str(inner) or words
+        inner = inner.__cause__ or inner.__context__
+    return words

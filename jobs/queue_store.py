@@ -6,7 +6,7 @@ only by the holder of the lease.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,8 @@ from jobs.schema import ATTEMPTS, EVENTS, JOBS, LEASES, REQUESTS
 from jobs.states import FINAL, LIVE, WAITING, State, may_change
 from jobs.store import LISTED, Job, Store, job_of, new_ids
 
-_LEASE = "controller"
+_LEASE, _RESUMED = "controller", "resumed"
+_IDS_AT_ONCE = 1000  # databases take some thousands of values in one query
 
 
 class LeaseLostError(RuntimeError):
@@ -141,6 +142,17 @@ class QueueStore:
         query = sa.select(*LISTED).where(is_queued).order_by(JOBS.c.request)
         return [job_of(row) for row in self.store.rows(query)]
 
+    def states_of(self, job_ids: Collection[str]) -> dict[str, State]:
+        """The states of those of these jobs that are there."""
+        found: dict[str, State] = {}
+        ids = sorted(job_ids)
+        for i in range(0, len(ids), _IDS_AT_ONCE):
+            query = sa.select(JOBS.c.id, JOBS.c.state).where(
+                JOBS.c.id.in_(ids[i : i + _IDS_AT_ONCE])
+            )
+            found |= {row["id"]: State(row["state"]) for row in self.store.rows(query)}
+        return found
+
     def wish_to_stop(self, job_id: str, *, by_whom: str, now_unix_s: float) -> Job:
         """Ask that a job stops; what waits is stopped at once, what has ended stays as it is."""
         while True:
@@ -163,16 +175,16 @@ class QueueStore:
         Raises:
             RequestError: it does not wait.
         """
-        job = self.store.get(job_id)
-        with self.store.write() as db:
-            if job.state not in WAITING or not change(db, job, priority=priority, num_passed=0):
-                raise RequestError(
-                    f"job {job_id} is {self.store.get(job_id).state}; only the priority of a job "
-                    "that waits can be changed"
-                )
-            words = f"priority {job.priority} -> {priority}"
-            add_event(db, job, job.state, words, by_whom, now_unix_s)
-        return self.store.get(job_id)
+        while (job := self.store.get(job_id)).state in WAITING:
+            with self.store.write() as db:
+                if done := change(db, job, priority=priority, num_passed=0):
+                    words = f"priority {job.priority} -> {priority}"
+                    add_event(db, job, job.state, words, by_whom, now_unix_s)
+            if done:
+                return self.store.get(job_id)
+        raise RequestError(
+            f"job {job_id} is {job.state}; only the priority of a job that waits can be changed"
+        )
 
     def resume(self, job_id: str, *, by_whom: str, now_unix_s: float) -> Job:
         """Queue a job again that was stopped or failed; it goes on from what is done.
@@ -181,16 +193,22 @@ class QueueStore:
             RequestError: its state does not allow it.
         """
         job = self.store.get(job_id)
-        fresh = {"ended_unix_s": None, "wish": None, "num_lost": 0, "num_passed": 0}
-        with self.store.write() as db:
-            if not may_change(job.state, State.QUEUED, by_resume=True) or not change(
-                db, job, state=State.QUEUED, reason="resumed", not_before_unix_s=None, **fresh
-            ):
-                job = self.store.get(job_id)
-                raise RequestError(
-                    f"job {job_id} is {job.state}; only a job that was stopped or failed is resumed"
-                )
-            add_event(db, job, State.QUEUED, f"resumed by {by_whom}", by_whom, now_unix_s)
+        if job.state is State.QUEUED and job.reason == _RESUMED:
+            return job  # asked for again, because the reply was lost
+        limits = json.dumps(job.limits | {"start_within_s": None})  # that was about its first start
+        fresh: dict[str, Any] = {"ended_unix_s": None, "not_before_unix_s": None, "wish": None}
+        fresh |= {"num_lost": 0, "num_passed": 0, "limits": limits}
+        done = False
+        if may_change(job.state, State.QUEUED, by_resume=True):
+            with self.store.write() as db:
+                if done := change(db, job, state=State.QUEUED, reason=_RESUMED, **fresh):
+                    words = f"resumed by {by_whom}"
+                    add_event(db, job, State.QUEUED, words, by_whom, now_unix_s)
+        if not done:
+            raise RequestError(
+                f"job {job_id} is {self.store.get(job_id).state}; "
+                "only a job that was stopped or failed is resumed"
+            )
         return self.store.get(job_id)
 
     def attempts(self, job_id: str) -> list[Attempt]:

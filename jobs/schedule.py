@@ -10,12 +10,10 @@ Skipped. A job that may not start yet, that no empty cluster could hold, or that
 Room. A job starts with all of its workers and its driver, or not at all. Where running jobs sit is
     not known, only what they have: they are packed anew in every turn, the largest piece first,
     each on the fullest node that holds it. What leaves is still there.
-Passing. The first job that finds no room is the head; those behind it may start. A job that waits
-    for room is passed by each job of the same or a lower priority that starts though it comes
-    later, in the order of the turn or by request. Counted are the passes of the head and, in each
-    priority, of the oldest request that waits for room; so nobody is overlooked for ever, whatever
-    fair shares do. Once a job that waits for room was passed `max_passed` times, nothing behind it
-    starts until it has.
+Passing. The first job that finds no room is the head; jobs behind it may start, and each passes it.
+    Passed too, once in a turn, is the oldest request of a priority that finds no room while a later
+    request of this or a lower priority starts: fair shares may not overlook it for ever. Behind a
+    job that finds no room and was passed `max_passed` times nothing starts.
 Preemption. Only for the head, only of strictly lower priorities, only if the head then fits: the
     lowest priority first, the latest request first, none that is not needed. What leaves already
     is counted before anything else is preempted.
@@ -25,15 +23,15 @@ Keeping. If the head fits when all that leaves is gone, its place there is taken
 
 import heapq
 import sys
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 
 _Size = tuple[int, int]
-"""CPUs and GPUs, in ten-thousandths."""
+"""GPUs and CPUs, in ten-thousandths."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,16 @@ class Ask:
     # Asked for thousands of times in a turn.
     @cached_property
     def worker_size(self) -> _Size:
-        return _units(self.cpus_per_worker), _units(self.gpus_per_worker)
+        return _units(self.gpus_per_worker), _units(self.cpus_per_worker)
 
     @cached_property
     def driver_size(self) -> _Size:
-        return _units(self.driver_cpus), 0
+        return 0, _units(self.driver_cpus)
 
     @cached_property
     def total_size(self) -> _Size:
-        (cpus, gpus), (driver_cpus, _) = self.worker_size, self.driver_size
-        return self.workers * cpus + driver_cpus, self.workers * gpus
+        gpus, cpus = self.worker_size
+        return self.workers * gpus, self.workers * cpus + self.driver_size[1]
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def next_turn(
 
 def never_fits(ask: Ask, nodes: Sequence[Node]) -> str | None:
     """Why these nodes could not hold it if they were empty; None: they could, or there are none."""
-    if not nodes or _Room(nodes).driver_node(ask) is not None:
+    if not nodes or _empty(nodes).driver_node(ask) is not None:
         return None
     return f"this cluster can never hold it: {_shortage(ask, nodes)}"
 
@@ -211,7 +209,7 @@ class _Usage:
             self.add(job)
 
     def add(self, job: Waiting | Running) -> None:
-        cpus, gpus = job.ask.total_size
+        gpus, cpus = job.ask.total_size
         for queue in (job.queue, None):
             for user in (job.user, None):
                 held = self.held[queue, user]
@@ -229,7 +227,7 @@ class _Usage:
 
     def _cap(self, job: Waiting, queue: str | None, caps: Caps) -> str:
         where = "in all queues" if queue is None else f"in queue {queue}"
-        own, (cpus, gpus) = self.held[queue, job.user], job.ask.total_size
+        own, (gpus, cpus) = self.held[queue, job.user], job.ask.total_size
         if caps.running is not None and self.held[queue, None].jobs >= caps.running:
             return f"held by the cap of {_count(caps.running, 'running job')} {where}"
         if caps.running_per_user is not None and own.jobs >= caps.running_per_user:
@@ -260,95 +258,95 @@ def _units(amount: float) -> int:
     return round(amount * _UNITS)
 
 
-def _num_held(cpus: int, gpus: int, size: _Size) -> int:
-    """How many pieces of a size find room in so much."""
-    by_cpus = cpus // size[0] if size[0] else _ENDLESS
-    by_gpus = gpus // size[1] if size[1] else _ENDLESS
-    return min(by_cpus, by_gpus)
-
-
 class _Room:
-    """What is free on each node, in ten-thousandths of a CPU and of a GPU."""
+    """What is free on each node, the fullest first; which node it is does not matter.
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        self.cpus = [_units(node.cpus) for node in nodes]
-        self.gpus = [_units(node.gpus) for node in nodes]
-        self.total_cpus, self.total_gpus = sum(self.cpus), sum(self.gpus)
+    GPUs come before CPUs, so that what needs no GPU leaves nodes with GPUs to what does.
+    """
 
-    def fullest_first(self) -> list[int]:
-        """GPUs before CPUs, so that what needs no GPU leaves nodes with GPUs to what does."""
-        return sorted(range(len(self.cpus)), key=lambda i: (self.gpus[i], self.cpus[i]))
-
-    def take(self, node: int, cpus: int, gpus: int) -> None:
-        self.cpus[node] -= cpus
-        self.gpus[node] -= gpus
-        self.total_cpus -= cpus
-        self.total_gpus -= gpus
-
-    def driver_node(self, ask: Ask) -> int | None:
-        """The fullest node on which the driver leaves room for all workers; None: none does.
-
-        As workers are alike, whether a gang fits is exactly whether the sum of what each node holds
-        is large enough; no search is needed.
-        """
-        driver, worker = ask.driver_size[0], ask.worker_size
-        if ask.total_size[0] > self.total_cpus or ask.total_size[1] > self.total_gpus:
-            return None
-        held = list(map(_num_held, self.cpus, self.gpus, [worker] * len(self.cpus)))
-        spare = sum(held) - ask.workers
-        if spare < 0:
-            return None
-        for i in self.fullest_first():
-            left = self.cpus[i] - driver
-            if left >= 0 and held[i] - _num_held(left, self.gpus[i], worker) <= spare:
-                return i
-        return None
+    def __init__(self, free: Iterable[_Size]) -> None:
+        self.free = sorted(free)
+        self.gpus, self.cpus = (sum(column) for column in zip((0, 0), *self.free, strict=True))
 
     def place(self, ask: Ask) -> bool:
         """Take the room of a job, if there is room for all of it."""
         node = self.driver_node(ask)
         if node is None:
             return False
-        self.take(node, *ask.driver_size)
+        self._take(node, *ask.driver_size)
         missing = self.fill(ask.worker_size, ask.workers)
         assert missing == 0, f"{ask} found room for its driver, not for {missing} workers"
         return True
 
+    def driver_node(self, ask: Ask) -> int | None:
+        """The fullest node on which the driver leaves room for all workers; None: none does.
+
+        As workers are alike, a gang fits exactly if the nodes hold enough of them beside the
+        driver: no search is needed.
+        """
+        if ask.total_size[0] > self.gpus or ask.total_size[1] > self.cpus:
+            return None
+        held = [_num_held(free, ask.worker_size) for free in self.free]
+        num_spare, driver_cpus = sum(held) - ask.workers, ask.driver_size[1]
+        if num_spare < 0:
+            return None
+        for i, (gpus, cpus) in enumerate(self.free):
+            left = gpus, cpus - driver_cpus
+            if left[1] >= 0 and held[i] - _num_held(left, ask.worker_size) <= num_spare:
+                return i
+        return None
+
     def fill(self, size: _Size, num: int) -> int:
         """Take up to `num` pieces of room; returns how many found none."""
-        for i in self.fullest_first():
-            taken = min(num, _num_held(self.cpus[i], self.gpus[i], size))
-            self.take(i, taken * size[0], taken * size[1])
-            num -= taken
+        # A node that gives room moves forward, to where it was looked at already.
+        for i in range(bisect_left(self.free, size), len(self.free)):
+            if taken := min(num, _num_held(self.free[i], size)):
+                self._take(i, taken * size[0], taken * size[1])
+                num -= taken
             if num == 0:
                 break
         return num
 
-    def drain(self, cpus: int, gpus: int) -> None:
-        """Take so much wherever it is free."""
-        for i in self.fullest_first():
-            taken = min(cpus, self.cpus[i]), min(gpus, self.gpus[i])
-            self.take(i, *taken)
-            cpus, gpus = cpus - taken[0], gpus - taken[1]
+    def drain(self, gpus: int, cpus: int) -> None:
+        """Take so much wherever it is free, as far as there is so much."""
+        for i, free in enumerate(self.free):
+            taken = min(gpus, free[0]), min(cpus, free[1])
+            self._take(i, *taken)
+            gpus, cpus = gpus - taken[0], cpus - taken[1]
+
+    def _take(self, node: int, gpus: int, cpus: int) -> None:
+        free = self.free.pop(node)
+        insort(self.free, (free[0] - gpus, free[1] - cpus))
+        self.gpus, self.cpus = self.gpus - gpus, self.cpus - cpus
 
 
-def _packed(nodes: Sequence[Node], asks: Iterable[Ask]) -> _Room:
+def _num_held(free: _Size, size: _Size) -> int:
+    """How many pieces of a size find room in so much."""
+    by_gpus = free[0] // size[0] if size[0] else _ENDLESS
+    by_cpus = free[1] // size[1] if size[1] else _ENDLESS
+    return by_gpus if by_gpus < by_cpus else by_cpus
+
+
+def _empty(nodes: Iterable[Node]) -> _Room:
+    return _Room((_units(node.gpus), _units(node.cpus)) for node in nodes)
+
+
+def _packed(empty: _Room, asks: Iterable[Ask]) -> _Room:
     """The room beside these jobs, whose places are not known: a forecast.
 
     Pieces of a size are alike, whosever they are, and are placed together. What the packing cannot
     place does run somewhere, so that it is taken off the sum.
     """
+    room, gpus, cpus = _Room(empty.free), 0, 0
     pieces: Counter[_Size] = Counter()
     for ask in asks:
         pieces[ask.worker_size] += ask.workers
         pieces[ask.driver_size] += 1
-    room = _Room(nodes)
-    cpus = gpus = 0
-    for size in sorted(pieces, key=lambda size: (size[1], size[0]), reverse=True):
+    for size in sorted(pieces, reverse=True):
         missing = room.fill(size, pieces[size])
-        cpus, gpus = cpus + missing * size[0], gpus + missing * size[1]
-    if cpus or gpus:
-        room.drain(cpus, gpus)
+        gpus, cpus = gpus + missing * size[0], cpus + missing * size[1]
+    if gpus or cpus:
+        room.drain(gpus, cpus)
     return room
 
 
@@ -361,7 +359,8 @@ class _Draft:
     def __init__(self, running: Sequence[Running], nodes: Sequence[Node], policy: Policy) -> None:
         self.running, self.nodes, self.policy = running, nodes, policy
         self.usage = _Usage(running)
-        self.now = _packed(nodes, (job.ask for job in running))
+        self.empty = _empty(nodes)
+        self.now = _packed(self.empty, (job.ask for job in running))
         self.rooms = [self.now]
         """A job starts that fits into each: what is free now, and what is left beside the head."""
         self.full: set[Ask] = set()
@@ -369,10 +368,9 @@ class _Draft:
         self.started: list[Waiting] = []
         self.short: list[Waiting] = []
         """Wait for room; the first is the head."""
-        self.seats: dict[str, int] = {}
-        self.num_passed_head = 0
+        self.num_behind_head = 0
         self.wall: Waiting | None = None
-        self.making: str = ""
+        self.head_words = ""
         self.preempts: dict[str, str] = {}
         self.why: dict[str, str] = {}
 
@@ -381,7 +379,6 @@ class _Draft:
         if reason:
             self.why[job.id] = reason
             return
-        self.seats[job.id] = len(self.seats)
         if self._has_room(job.ask):
             self._start(job)
         else:
@@ -391,16 +388,17 @@ class _Draft:
         room_words: dict[Ask, str] = {}
         for job in self.short:
             if job.ask not in room_words:
-                room_words[job.ask] = self._lack(job.ask)
+                room_words[job.ask] = _lack(job.ask, self.now, self.empty, self.short[0])
             self.why.setdefault(job.id, room_words[job.ask])
-        if self.making:
-            self.why[self.short[0].id] += f"; {self.making}"
+        if self.head_words:
+            self.why[self.short[0].id] += f"; {self.head_words}"
         starts = [job.id for job in self.started]
         return Turn(starts, self.preempts, self.why, self._passed())
 
     def _never(self, ask: Ask) -> str:
         if ask not in self.never:
-            self.never[ask] = never_fits(ask, self.nodes) or ""
+            can = self.empty.driver_node(ask) is not None
+            self.never[ask] = "" if can else never_fits(ask, self.nodes) or ""
         return self.never[ask]
 
     def _has_room(self, ask: Ask) -> bool:
@@ -417,40 +415,31 @@ class _Draft:
         self.usage.add(job)
         self.started.append(job)
         if self.short:
-            self.num_passed_head += 1
-            self._raise_wall(self.short[0], self.num_passed_head)
+            self.num_behind_head += 1
+            self._raise_wall(self.short[0], self.num_behind_head)
 
     def _hold(self, job: Waiting) -> None:
         self.short.append(job)
         if self.wall:
-            self.why[job.id] = (
-                f"waits behind job {self.wall.id}, "
-                f"which may be passed by {_count(self.policy.max_passed, 'job')} at most"
-            )
-        elif len(self.short) == 1:
-            self.num_passed_head = sum(self._passes(other, job) for other in self.started)
+            most = _count(self.policy.max_passed, "job")
+            self.why[job.id] = f"waits behind job {self.wall.id}, which {most} may pass at most"
+            return
+        if len(self.short) == 1:
             self._keep_room(job)
-            self._raise_wall(job, self.num_passed_head)
-        else:
-            self._raise_wall(job, 0)
+        self._raise_wall(job, 0)
 
     def _raise_wall(self, job: Waiting, num_more: int) -> None:
         if self.wall is None and job.num_passed + num_more >= self.policy.max_passed:
             self.wall = job
 
-    def _passes(self, other: Waiting, job: Waiting) -> bool:
-        """Whether `other`, which starts, passes `job`, which waits for room."""
-        is_later = other.order > job.order or self.seats[other.id] > self.seats[job.id]
-        return other.priority <= job.priority and is_later
-
     def _passed(self) -> list[str]:
-        oldest: dict[int, Waiting] = {}
-        for job in sorted(self.short, key=lambda job: job.order):
-            oldest.setdefault(job.priority, job)
-        counted = {job.id: job for job in [*self.short[:1], *oldest.values()]}
-        return [
-            job.id for other in self.started for job in counted.values() if self._passes(other, job)
-        ]
+        passed = [job.id for job in self.short[:1]] * self.num_behind_head
+        oldest = {job.priority: job for job in sorted(self.short, key=lambda job: -job.order)}
+        for priority, job in oldest.items():
+            later = any(s.priority <= priority and s.order > job.order for s in self.started)
+            if later and job.id not in passed:
+                passed.append(job.id)
+        return passed
 
     def _keep_room(self, head: Waiting) -> None:
         """See to it that the head finds room once all that leaves is gone, if that can be."""
@@ -458,59 +447,91 @@ class _Draft:
         later = self._without(leaving)
         if later.place(head.ask):
             self.rooms.append(later)
-            self.making = f"{_names(leaving)} on the way out" if leaving else ""
-        elif self.policy.preempts and (victims := self._victims(head, leaving)):
+            self.head_words = f"{_names(leaving)} on the way out" if leaving else ""
+        elif self.policy.preempts and (
+            victims := self._victims(head, leaving, (later.gpus, later.cpus))
+        ):
             later = self._without([*leaving, *victims])
             later.place(head.ask)
             self.rooms.append(later)
             self.preempts = {job.id: head.id for job in victims}
-            self.making = f"makes room: {_names(victims)} being preempted"
+            self.head_words = f"makes room: {_names(victims)} being preempted"
 
-    def _victims(self, head: Waiting, leaving: list[Running]) -> list[Running]:
+    def _victims(self, head: Waiting, leaving: list[Running], free: _Size) -> list[Running]:
         lower = [j for j in self.running if j.priority < head.priority and not j.is_leaving]
         lower.sort(key=lambda job: (job.priority, -job.order))
 
-        def suffice(gone: list[Running]) -> bool:
+        def suffice(gone: Sequence[Running]) -> bool:
             return self._without([*leaving, *gone]).driver_node(head.ask) is not None
 
         if not suffice(lower):
             return []
         num = 1 + bisect_left(range(1, len(lower)), True, key=lambda num: suffice(lower[:num]))
-        victims = lower[:num]
-        for job in reversed(lower[:num]):
-            others = [other for other in victims if other is not job]
-            if suffice(others):
-                victims = others
-        return victims
+        gpus, cpus = map(sum, zip(free, _total(lower[:num]), strict=True))
+        surplus = gpus - head.ask.total_size[0], cpus - head.ask.total_size[1]
+        return _needed(lower[:num], surplus, suffice)
 
     def _without(self, gone: Iterable[Running]) -> _Room:
         """The room when some running jobs are gone and those of this turn run."""
         ids = {job.id for job in gone}
         stay = [job.ask for job in self.running if job.id not in ids]
-        return _packed(self.nodes, [*stay, *(job.ask for job in self.started)])
+        return _packed(self.empty, [*stay, *(job.ask for job in self.started)])
 
-    # Words.
 
-    def _lack(self, ask: Ask) -> str:
-        """Why a job does not start for want of room, by what the turn leaves free."""
-        needs = _amount(ask.cpus, ask.gpus)
-        if not self.nodes:
-            return f"waits for {needs}: the cluster has no living node"
-        free, is_enough = self._free(ask)
-        if self.now.driver_node(ask) is not None:
-            return f"waits for {needs}: {free} free, but kept for job {self.short[0].id}"
-        if not is_enough:
-            return f"waits for {needs}: {free} free"
-        return f"waits for {_pieces(ask)}, each on one node: {free} free, in smaller pieces"
+_MAX_TRIES = 100
+"""Bounds a turn that preempts. Each try packs all running jobs anew: up to 10 ms when each of 500
+asks for something else."""
 
-    def _free(self, ask: Ask) -> tuple[str, bool]:
-        cpus, gpus = self.now.total_cpus, self.now.total_gpus
-        is_enough = ask.total_size[0] <= cpus and ask.total_size[1] <= gpus
-        of_cpus = f"{cpus / _UNITS:g} of {sum(node.cpus for node in self.nodes):g}"
-        if not ask.gpus:
-            return f"{of_cpus} {'is' if cpus == _UNITS else 'are'}", is_enough
-        of_gpus = f"{gpus / _UNITS:g} of {sum(node.gpus for node in self.nodes):g}"
-        return f"{of_cpus} CPUs and {of_gpus} GPUs are", is_enough
+
+def _needed(
+    victims: list[Running], surplus: _Size, suffice: Callable[[Sequence[Running]], bool]
+) -> list[Running]:
+    """The victims without those that can stay; the last ones are the first that may.
+
+    Args:
+        victims: they suffice.
+        surplus: what they have, and is free, beyond what is asked for.
+        suffice: whether so many would do.
+    """
+    # A block that cannot go as a whole is halved; the last half is tried first.
+    num_tries, blocks = 0, [victims]
+    while blocks and num_tries < _MAX_TRIES:
+        block = blocks.pop()
+        gpus, cpus = _total(block)
+        if gpus <= surplus[0] and cpus <= surplus[1]:
+            num_tries += 1
+            ids = {job.id for job in block}
+            others = [job for job in victims if job.id not in ids]
+            if suffice(others):
+                victims, surplus = others, (surplus[0] - gpus, surplus[1] - cpus)
+                continue
+        if len(block) > 1:
+            blocks += [block[: len(block) // 2], block[len(block) // 2 :]]
+    return victims
+
+
+def _total(jobs: Iterable[Running]) -> _Size:
+    sizes = [job.ask.total_size for job in jobs]
+    return sum(gpus for gpus, _ in sizes), sum(cpus for _, cpus in sizes)
+
+
+# Words.
+
+
+def _lack(ask: Ask, now: _Room, empty: _Room, head: Waiting) -> str:
+    """Why a job does not start for want of room, by what the turn leaves free."""
+    needs = _amount(ask.cpus, ask.gpus)
+    if not empty.free:
+        return f"waits for {needs}: the cluster has no living node"
+    free = f"{now.cpus / _UNITS:g} of {empty.cpus / _UNITS:g}"
+    if ask.gpus:
+        free += f" CPUs and {now.gpus / _UNITS:g} of {empty.gpus / _UNITS:g} GPUs"
+    free += " is free" if now.cpus == _UNITS and not ask.gpus else " are free"
+    if now.driver_node(ask) is not None:
+        return f"waits for {needs}: {free}, but kept for job {head.id}"
+    if ask.total_size[0] > now.gpus or ask.total_size[1] > now.cpus:
+        return f"waits for {needs}: {free}"
+    return f"waits for {_pieces(ask)}, each on one node: {free}, in smaller pieces"
 
 
 def _shortage(ask: Ask, nodes: Sequence[Node]) -> str:
@@ -526,12 +547,11 @@ def _shortage(ask: Ask, nodes: Sequence[Node]) -> str:
             return f"needs {_count(needed, unit)}{which}, its largest node has {most:g}"
     if _units(ask.cpus) > _units(cpus) or _units(ask.gpus) > _units(gpus):
         return f"needs {_amount(ask.cpus, ask.gpus)}, it has {_amount(cpus, gpus)}"
-    room = _Room(nodes)
-    num_workers = sum(map(_num_held, room.cpus, room.gpus, [ask.worker_size] * len(nodes)))
+    num_workers = sum(_num_held(free, ask.worker_size) for free in _empty(nodes).free)
     return (
         f"needs {_pieces(ask)}, each on one node; "
         f"its {_count(len(nodes), 'node')} with {_amount(cpus, gpus)} "
-        f"hold {_count(num_workers, 'such worker')} without a driver"
+        f"hold {_count(num_workers, 'such worker')}{' without a driver' * bool(ask.driver_cpus)}"
     )
 
 

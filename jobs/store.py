@@ -146,9 +146,10 @@ class Store:
         if reference == "last":
             found = self._select(sa.select(_JOBS).order_by(newest).limit(1))
         else:
+            found = self._select(sa.select(_JOBS).where(_JOBS.c.id == reference))
+        if not found and reference != "last":
             is_prefix = _JOBS.c.id.startswith(reference, autoescape=True)
             found = self._select(sa.select(_JOBS).where(is_prefix).order_by(newest).limit(20))
-            found = [job for job in found if job.id == reference] or found
         if len(found) == 1 and reference:
             return found[0]
         if found:

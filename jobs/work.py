@@ -15,7 +15,14 @@ from typing import Any
 from cluster.errors import ClusterError
 from cluster.home import Surroundings, from_environment
 from gpt2cls.errors import CheckpointError, NonFiniteLoss, RequestError
-from jobs.attempt_files import attempt_dir, only_attempt, say_end, say_started
+from jobs.attempt_files import (
+    OtherAttemptError,
+    attempt_dir,
+    only_attempt,
+    read_end,
+    say_end,
+    say_started,
+)
 from jobs.console import console_of
 from jobs.errors import JobFailed, JobStopped
 from jobs.lifecycle import End
@@ -32,6 +39,7 @@ _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (JobStopped, "stopped"),
     (KeyboardInterrupt, "stopped"),
     (ClusterError, "service"),
+    (OtherAttemptError, "service"),
     (MemoryError, "memory"),
     (NonFiniteLoss, "job"),
     (CheckpointError, "job"),
@@ -58,6 +66,9 @@ def main(job_id: str, number: int, num_lost: int) -> int:
     job_dir = surroundings.home.job_dir(job_id)
     folder = attempt_dir(job_dir, number)
     with captured(folder):
+        if read_end(folder) is not None:
+            print("gpt2cls: this attempt was ended before it began", file=sys.stderr)
+            return 1
         say_started(folder)
         started_s, lost_before = time.monotonic(), num_workers_lost(job_dir)
 

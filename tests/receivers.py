@@ -10,6 +10,8 @@ from jobs.schema import EVENTS
 from jobs.webhooks import add_webhook
 
 SECRET = b"a secret of the tests"
+LONGEST_S = 30.0
+"""That a receiver misbehaves, if nobody leaves it before."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,15 @@ def no_answer(handler, _request):
 
 def hang(handler, _request):
     """Says nothing for longer than anybody waits."""
-    handler.server.receiver.nap(30)
+    handler.server.receiver.nap(LONGEST_S)
     handler.close_connection = True
 
 
 def drip(handler, _request):
     """Sends a header that never ends, always before a limit for one read is over."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-    for _ in range(300):
+    until = time.monotonic() + LONGEST_S
+    while time.monotonic() < until:
         handler.wfile.write(b"x")
         handler.server.receiver.nap(0.05)
     handler.close_connection = True
@@ -137,7 +140,7 @@ def flood(handler, _request):
     """Refuses at a length that nobody should read."""
     handler.send_response(500)
     handler.end_headers()
-    until = time.monotonic() + 30
+    until = time.monotonic() + LONGEST_S
     while time.monotonic() < until:
         handler.wfile.write(b"no " * 20_000)
 

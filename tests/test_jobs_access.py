@@ -172,7 +172,8 @@ def test_roles_are_ordered_by_trust_and_not_by_the_alphabet():
     assert Role.VIEWER < Role.SUBMITTER < Role.ADMIN
     assert Role.ADMIN >= Role.ADMIN > Role.SUBMITTER
     assert not Role.VIEWER >= Role.ADMIN and not Role.VIEWER > Role.SUBMITTER
-    assert Role.VIEWER <= Role.VIEWER < "admin"
+    assert Role.VIEWER <= Role.VIEWER <= Role.ADMIN
+    assert not Role.ADMIN <= Role.SUBMITTER and Role.VIEWER < "admin"
 
 
 def test_what_was_done_is_listed_newest_first(engine):

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 import stores
 from receivers import (
+    LONGEST_S,
     SECRET,
     Clock,
     Receiver,
@@ -31,7 +32,8 @@ from jobs.schema import DELIVERIES, JOBS, WEBHOOKS
 from jobs.webhooks import deliveries, remove_webhook, webhooks
 
 engine = stores.engine
-LIMIT_S = 0.2
+PATIENT_S = 60.0
+"""A busy machine may be slow."""
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def clock():
 
 @pytest.fixture
 def notifier(engine, clock):
-    return Notifier(engine, now=clock, limit_s=LIMIT_S)
+    return Notifier(engine, now=clock, limit_s=PATIENT_S)
 
 
 def try_again(notifier, clock):
@@ -130,7 +132,7 @@ def test_a_receiver_that_was_down_is_told_when_it_is_up(
     assert [notifier.round(), try_again(notifier, clock)] == [0, 0]
     [waiting] = deliveries(engine, hook)
     assert (waiting["outcome"], waiting["num_tries"]) == ("waiting", 2)
-    assert "refused" in waiting["last_error"]
+    assert waiting["last_error"] == "no answer: Connection refused"
     receiver.come_up()
     assert [try_again(notifier, clock), try_again(notifier, clock)] == [1, 0]
     [done] = deliveries(engine, hook)
@@ -158,8 +160,6 @@ def test_a_repeat_has_the_same_event_id_and_body(engine, receiver, notifier, clo
         pytest.param(status(404), "answered 404", id="404"),
         pytest.param(status(304), "answered 304", id="304"),
         pytest.param(no_answer, "no answer: Server disconnected", id="closes"),
-        pytest.param(hang, "no answer within 0.2 s", id="hangs"),
-        pytest.param(drip, "no whole answer within 0.4 s", id="drips"),
         pytest.param(flood, "answered 500: no no no", id="floods"),
         pytest.param(status(500, b"\0\x1b[31mred\r\n"), "answered 500: [31mred", id="escapes"),
     ],
@@ -170,15 +170,24 @@ def test_what_is_no_delivery_waits_for_another_try(
     hook = hook_to(engine, receiver.url, tmp_path)
     receiver.answer = answer
     happen(engine)
-    started = time.monotonic()
     assert notifier.round() == 0
-    assert time.monotonic() - started < 10 * LIMIT_S
     [delivery] = deliveries(engine, hook)
     assert delivery["outcome"] == "waiting"
     assert clock() < delivery["next_unix_s"] <= clock() + 2
     assert delivery["last_error"].startswith(error)
     assert len(delivery["last_error"]) <= len("answered 500: ") + 200
     assert delivery["last_error"].isprintable()
+
+
+@pytest.mark.parametrize("answer", [hang, drip])
+def test_a_receiver_that_keeps_others_waiting_is_left(engine, receiver, tmp_path, answer):
+    hook = hook_to(engine, receiver.url, tmp_path)
+    receiver.answer = answer
+    happen(engine)
+    started = time.monotonic()
+    assert Notifier(engine, limit_s=0.3).round() == 0
+    assert time.monotonic() - started < LONGEST_S / 2
+    assert "answer within 0." in deliveries(engine, hook)[0]["last_error"]
 
 
 def test_a_redirect_is_not_followed(engine, receiver, notifier, tmp_path):
@@ -250,22 +259,26 @@ def test_an_event_that_is_refused_does_not_block_the_next_ones(
 
 def test_a_receiver_that_is_down_costs_one_try_a_round(engine, receiver, notifier, tmp_path):
     hook = hook_to(engine, receiver.url, tmp_path)
-    receiver.answer = hang
+    receiver.answer = no_answer
     for _ in range(5):
         happen(engine)
     assert notifier.round() == 0
     assert [delivery["num_tries"] for delivery in deliveries(engine, hook)] == [0, 0, 0, 0, 1]
 
 
-def test_a_receiver_that_hangs_does_not_hold_up_another(engine, receiver, notifier, tmp_path):
-    hanging = hook_to(engine, receiver.url, tmp_path)
-    receiver.answer = hang
+def test_a_slow_receiver_does_not_hold_up_another(engine, receiver, notifier, tmp_path):
+    slow = hook_to(engine, receiver.url, tmp_path)
+    all_told = threading.Event()
+    receiver.answer = lambda *args: all_told.wait(LONGEST_S) and status(204)(*args)
     with Receiver() as other:
         hook_to(engine, other.url, tmp_path)
         events = [happen(engine) for _ in range(3)]
-        assert notifier.round() == 3
-        assert other.event_ids == events
-    assert {delivery["outcome"] for delivery in deliveries(engine, hanging)} == {"waiting"}
+        other.answer = lambda *args: (
+            (all_told.set() if len(other.requests) == 3 else None) or (status(204)(*args))
+        )
+        assert notifier.round() == 6
+        assert other.event_ids == receiver.event_ids == events
+    assert {delivery["num_tries"] for delivery in deliveries(engine, slow)} == {1}
 
 
 def test_two_notifiers_at_once_lose_nothing_and_repeat_nothing(engine, receiver, tmp_path):
@@ -274,7 +287,7 @@ def test_two_notifiers_at_once_lose_nothing_and_repeat_nothing(engine, receiver,
 
     def notify():
         own = stores.making_engine(engine.url)
-        notifier = Notifier(own)
+        notifier = Notifier(own, limit_s=PATIENT_S)
         while notifier.round() or not stop.is_set():
             pass
         own.dispose()
@@ -286,7 +299,7 @@ def test_two_notifiers_at_once_lose_nothing_and_repeat_nothing(engine, receiver,
     stop.set()
     for thread in threads:
         thread.join()
-    Notifier(engine).round()  # both may have looked before the last event
+    Notifier(engine, limit_s=PATIENT_S).round()  # both may have looked before the last event
     assert sorted(receiver.event_ids) == sorted(events * 2)
     outcomes = [row["outcome"] for hook in hooks for row in deliveries(engine, hook)]
     assert outcomes == ["delivered"] * 30
@@ -300,7 +313,7 @@ def test_a_notifier_killed_in_the_middle_of_a_try_loses_nothing(
     event_id = happen(engine)
 
     def notify():
-        Notifier(stores.making_engine(engine.url), now=clock).round()
+        Notifier(stores.making_engine(engine.url), now=clock, limit_s=PATIENT_S).round()
 
     other = multiprocessing.get_context("fork").Process(target=notify)
     other.start()
@@ -327,7 +340,7 @@ def test_a_clock_that_was_set_back_does_not_stop_deliveries(
 
 def test_an_event_that_appears_after_a_later_one_is_told_too(engine, receiver, clock, tmp_path):
     hook_to(engine, receiver.url, tmp_path)
-    notifiers = [Notifier(engine, now=clock) for _ in range(2)]
+    notifiers = [Notifier(engine, now=clock, limit_s=PATIENT_S) for _ in range(2)]
     happen(engine, id=12)
     assert [notifier.round() for notifier in notifiers] == [1, 0]
     happen(engine, id=11)
@@ -337,7 +350,7 @@ def test_an_event_that_appears_after_a_later_one_is_told_too(engine, receiver, c
 
 def test_events_that_were_noted_long_ago_are_not_looked_at_again(engine, receiver, tmp_path):
     hook_to(engine, receiver.url, tmp_path)
-    notifier = Notifier(engine, settle_s=0.0)
+    notifier = Notifier(engine, limit_s=PATIENT_S, settle_s=0.0)
     happen(engine, "RUNNING")
     newest = happen(engine)
     assert notifier.round() == 1
@@ -405,7 +418,7 @@ def test_a_host_that_cannot_be_one_does_not_disturb_the_others(
     hook_to(engine, receiver.url, tmp_path)
     happen(engine)
     assert notifier.round() == 1
-    assert deliveries(engine, wrong)[0]["last_error"].startswith("no answer: ")
+    assert "not known" in deliveries(engine, wrong)[0]["last_error"]
 
 
 def test_a_removed_webhook_is_told_nothing_more(engine, receiver, notifier, clock, tmp_path):

@@ -66,7 +66,7 @@ def test_a_webhook_begins_with_the_newest_event_of_the_moment(engine, tmp_path):
     ],
 )
 def test_what_is_no_address_to_post_to_is_refused(engine, tmp_path, url, words):
-    with pytest.raises(RequestError, match="^url = ") as caught:
+    with pytest.raises(RequestError, match=r"^url = ") as caught:
         hook_to(engine, url, tmp_path)
     assert words in str(caught.value)
     assert webhooks(engine) == []
@@ -108,7 +108,7 @@ def others_may_read(path):
 def test_a_file_that_cannot_keep_a_secret_is_refused(tmp_path, make, words):
     path = tmp_path / "secret"
     make(path)
-    with pytest.raises(RequestError, match="^secret_file = ") as caught:
+    with pytest.raises(RequestError, match=r"^secret_file = ") as caught:
         read_secret(str(path))
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
