@@ -26,10 +26,10 @@ from sides import Spec, hf_rows, payload_of, trainer
 from gpt2cls.training.session import EVENTS_FILE, run_rank
 
 SETS: dict[str, dict[str, Any]] = {
-    "ag_news": {"rows": 4000, "max_length": 128, "lr": 1e-3},
-    "bbc": {"rows": 1600, "max_length": 128, "lr": 1e-3},
+    "ag_news": {"rows": 2000, "max_length": 128, "lr": 1e-3},
+    "bbc": {"rows": 1000, "max_length": 128, "lr": 1e-3},
 }
-TEST_ROWS, EPOCHS, EVALUATIONS_PER_EPOCH = 1000, 3, 4
+TEST_ROWS, EPOCHS, EVALUATIONS_PER_EPOCH = 500, 3, 4
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.processes import host_name, started_unix_s
+from cluster.processes import host_name, num_oom_kills, started_unix_s
 from jobs.lifecycle import End
 from jobs.spool import write_json
 from jobs.states import State
@@ -34,7 +34,8 @@ def say_started(folder: Path) -> None:
     """Write down which process works on the attempt."""
     folder.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()
-    write_json(folder / _STARTED, {"pid": pid, "born": _born(pid), "host": host_name()})
+    started = {"pid": pid, "born": _born(pid), "host": host_name()}
+    write_json(folder / _STARTED, started | {"oom_kills": num_oom_kills()})
 
 
 def say_end(folder: Path, end: End) -> bool:
@@ -71,6 +72,14 @@ def is_gone(folder: Path) -> bool:
     if process is None or process.get("host") != host_name() or not process.get("born"):
         return False
     return _born(int(process["pid"])) != str(process["born"])
+
+
+def memory_ran_out(folder: Path) -> bool:
+    """Whether the kernel of this machine has ended processes for want of memory since it began."""
+    process = process_of(folder)
+    if process is None or process.get("host") != host_name() or process.get("oom_kills") is None:
+        return False
+    return (num_oom_kills() or 0) > int(process["oom_kills"])
 
 
 def _born(pid: int) -> str | None:

@@ -39,7 +39,7 @@ RunWithin = Annotated[
 
 
 @verb
-def submit(  # noqa: PLR0913
+def submit(
     job: JobPath,
     settings: Settings = None,
     priority: Priority = 0,

@@ -17,7 +17,15 @@ from typing import Any
 from cluster.home import Home
 from cluster.ray_api import RayApi, RayJob
 from jobs.asks import load_ask
-from jobs.attempt_files import attempt_dir, is_gone, process_of, read_end, say_end, sign_of_life
+from jobs.attempt_files import (
+    attempt_dir,
+    is_gone,
+    memory_ran_out,
+    process_of,
+    read_end,
+    say_end,
+    sign_of_life,
+)
 from jobs.clock import SteadyClock
 from jobs.launcher import Launcher
 from jobs.lifecycle import Budget, End, Seen, Verdict, judge, judge_unstarted, retry_delay_s
@@ -157,6 +165,7 @@ class Controller:
             end=end,
             has_begun=has_begun,
             is_gone=is_gone(folder) and (is_told or self._gone_s(watch) > _GONE_S),
+            memory_ran_out=memory_ran_out(folder),
         )
 
     def _gone_s(self, watch: _Watch) -> float:

@@ -13,6 +13,7 @@ from jobs.states import State
 
 RETRIED = frozenset({"lost", "service", "no_progress"})
 """Causes that another attempt may outlive. The others are the job's own, or somebody's wish."""
+_SIGKILL = 9
 _OUT_OF_MEMORY = re.compile(r"out of memory|\boom\b|OutOfMemory", re.IGNORECASE)
 
 
@@ -42,6 +43,8 @@ class Seen:
     """Its process has said that it is there."""
     is_gone: bool = False
     """Its process ran on this machine, and is certainly no more."""
+    memory_ran_out: bool = False
+    """The kernel of that machine has ended processes for want of memory meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ def cause_of(seen: Seen, wish: str | None) -> tuple[str, str]:
     if wish is not None:
         return "stopped", "it did not leave in time and was ended; its checkpoints are kept"
     ray = seen.ray
+    killed = _signal(ray.exit_code) if ray is not None else None
+    if seen.memory_ran_out and seen.is_gone and killed in (None, _SIGKILL):
+        return "memory", "the kernel ended its process: the machine's memory was exhausted"
     if ray is None:
         if seen.is_gone:
             return "lost", "its process died"
@@ -88,8 +94,8 @@ def cause_of(seen: Seen, wish: str | None) -> tuple[str, str]:
         return "setup", f"its environment could not be set up: {_tail(ray.message)}"
     if _OUT_OF_MEMORY.search(ray.message):
         return "memory", f"the node ran out of memory: {_tail(ray.message)}"
-    if (number := _signal(ray.exit_code)) is not None:
-        return "lost", f"its process was killed by signal {number}"
+    if killed is not None:
+        return "lost", f"its process was killed by signal {killed}"
     if ray.status == "STOPPED":
         return "lost", "it was stopped from outside the queue"
     return "lost", f"its process ended without a word: {_tail(ray.message)}"

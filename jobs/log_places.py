@@ -4,11 +4,12 @@ No symbolic link below the job's folder is followed, and no line, however long, 
 """
 
 import errno
+import fcntl
 import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -100,6 +101,23 @@ def _open(job_dir: Path, *parts: str) -> int:
         finally:
             os.close(outer)
     return descriptor
+
+
+def is_being_written(job_dir: Path) -> bool:
+    """Whether somebody has the newest file open to write; no where locks do not work."""
+    for attempt, number in log_files(job_dir)[-1:]:
+        with opened(job_dir, attempt, number) as file, suppress(OSError):
+            if file is not None:
+                return not _can_lock(file)
+    return False
+
+
+def _can_lock(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_begin_of_line(file: BinaryIO, offset: int) -> bool:

@@ -15,11 +15,19 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from gpt2cls.errors import RequestError
-from jobs.log_places import count_lines, is_begin_of_line, log_files, opened, whole_lines
+from jobs.log_places import (
+    count_lines,
+    is_begin_of_line,
+    is_being_written,
+    log_files,
+    opened,
+    whole_lines,
+)
 from jobs.log_writer import clean, line_text
 
 _MAX_CHARS = 16 << 20
 """Of the texts of one answer."""
+_LINGER_S = 5.0
 _CURSOR = re.compile(r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,15})")
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{3})?Z) (.*)", re.ASCII | re.DOTALL)
 # Of ours, or of torch without the space, behind Ray's prefix if there is one; or in that prefix.
@@ -90,18 +98,22 @@ def follow(
 ) -> Iterator[Line]:
     """Lines as they are written, until `is_over()` and all was read.
 
-    What came in the last moment is still on its way through a pipe: after the end it looks once
-    more.
+    What came in the last moment may still be on its way to the log, through a pipe; something that
+    outlives its job and could go on writing for ever is waited for shortly.
 
     Raises:
         RequestError: `after` is no cursor of these logs.
     """
     reader = _Reader(job_dir, after, attempt, grep)
-    num_quiet = 0
+    num_quiet, quiet_from_s = 0, time.monotonic()
     while num_quiet < 2:
-        was_over, position = is_over(), reader.position
+        position, is_now_over = reader.position, is_over()
+        is_waited_for = time.monotonic() < quiet_from_s + _LINGER_S and is_being_written(job_dir)
         yield from reader.more()
-        num_quiet = num_quiet + 1 if was_over and reader.position == position else 0
+        is_quiet = is_now_over and reader.position == position
+        if not is_quiet:
+            quiet_from_s = time.monotonic()
+        num_quiet = num_quiet + 1 if is_quiet and not is_waited_for else 0
         if num_quiet < 2:
             time.sleep(poll_s)
 

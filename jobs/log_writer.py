@@ -4,10 +4,12 @@ A process of its own, because a thread would go with the attempt, and with it wh
 pipe. It imports little, so that it is there at once, and ends when nobody can write any more.
 """
 
+import fcntl
 import os
 import re
 import signal
 import time
+from contextlib import suppress
 
 from jobs.masking import mask
 
@@ -185,6 +187,7 @@ class RotatedLog:
             if self._file is None:
                 path = os.path.join(self._folder, file_name(self._number))
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+                _lock(self._file)
             while num_written < len(data):
                 num_written += os.write(self._file, memoryview(data)[num_written:])
         except OSError as error:
@@ -196,10 +199,14 @@ class RotatedLog:
     def _close_file(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
-            try:
+            with suppress(OSError):
                 os.close(file)
-            except OSError as error:  # a network file system tells it only now
-                self._why = error.strerror or "error"
+
+
+def _lock(file: int) -> None:
+    """So that who follows the log sees that there is more to come; not where there are no locks."""
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sizes_bytes(folder: str) -> dict[int, int]:

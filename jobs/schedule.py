@@ -89,7 +89,7 @@ class Waiting:
     blocked: str = ""
     """Why it may not start yet, in words for a person; empty: it may."""
     num_passed: int = 0
-    """Jobs that were let past it so far."""
+    """Jobs that were let past it, since it was last started."""
 
 
 @dataclass(frozen=True)
@@ -357,7 +357,8 @@ class _Draft:
     """A turn while it is made: jobs are considered one by one, in order."""
 
     def __init__(self, running: Sequence[Running], nodes: Sequence[Node], policy: Policy) -> None:
-        self.running, self.nodes, self.policy = running, nodes, policy
+        self.running = sorted(running, key=lambda job: job.order)
+        self.nodes, self.policy = nodes, policy
         self.usage = _Usage(running)
         self.empty = _empty(nodes)
         self.now = _packed(self.empty, (job.ask for job in running))
@@ -443,19 +444,18 @@ class _Draft:
 
     def _keep_room(self, head: Waiting) -> None:
         """See to it that the head finds room once all that leaves is gone, if that can be."""
-        leaving = [job for job in self.running if job.is_leaving]
+        leaving, victims = [job for job in self.running if job.is_leaving], []
         later = self._without(leaving)
+        if self.policy.preempts and later.driver_node(head.ask) is None:
+            victims = self._victims(head, leaving, (later.gpus, later.cpus))
+            later = self._without([*leaving, *victims])
         if later.place(head.ask):
             self.rooms.append(later)
-            self.head_words = f"{_names(leaving)} on the way out" if leaving else ""
-        elif self.policy.preempts and (
-            victims := self._victims(head, leaving, (later.gpus, later.cpus))
-        ):
-            later = self._without([*leaving, *victims])
-            later.place(head.ask)
-            self.rooms.append(later)
             self.preempts = {job.id: head.id for job in victims}
-            self.head_words = f"makes room: {_names(victims)} being preempted"
+            if victims:
+                self.head_words = f"makes room: {_names(victims)} being preempted"
+            elif leaving:
+                self.head_words = f"{_names(leaving)} on the way out"
 
     def _victims(self, head: Waiting, leaving: list[Running], free: _Size) -> list[Running]:
         lower = [j for j in self.running if j.priority < head.priority and not j.is_leaving]
@@ -538,6 +538,7 @@ def _shortage(ask: Ask, nodes: Sequence[Node]) -> str:
     """What an empty cluster lacks for a job that it does not hold."""
     most_cpus, most_gpus = max(n.cpus for n in nodes), max(n.gpus for n in nodes)
     cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
+    has = _amount(cpus, gpus if ask.gpus else 0)
     for needed, unit, which, most in (
         (ask.cpus_per_worker, "CPU", " per worker", most_cpus),
         (ask.gpus_per_worker, "GPU", " per worker", most_gpus),
@@ -546,11 +547,11 @@ def _shortage(ask: Ask, nodes: Sequence[Node]) -> str:
         if _units(needed) > _units(most):
             return f"needs {_count(needed, unit)}{which}, its largest node has {most:g}"
     if _units(ask.cpus) > _units(cpus) or _units(ask.gpus) > _units(gpus):
-        return f"needs {_amount(ask.cpus, ask.gpus)}, it has {_amount(cpus, gpus)}"
+        return f"needs {_amount(ask.cpus, ask.gpus)}, it has {has}"
     num_workers = sum(_num_held(free, ask.worker_size) for free in _empty(nodes).free)
     return (
         f"needs {_pieces(ask)}, each on one node; "
-        f"its {_count(len(nodes), 'node')} with {_amount(cpus, gpus)} "
+        f"its {_count(len(nodes), 'node')} with {has} "
         f"hold {_count(num_workers, 'such worker')}{' without a driver' * bool(ask.driver_cpus)}"
     )
 

@@ -25,6 +25,7 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import Searcher, create_searcher
 
+from cluster.processes import num_oom_kills
 from jobs.plan import cpus_per_trial_worker
 from jobs.roster import Roster
 from jobs.spec import SweepJob
@@ -193,6 +194,7 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         self.roster, self.hooks, self.job, self.sweep_dir = roster, hooks, job, sweep_dir
         self.numbers: dict[str, int] = {}
         """By the id that Tune gave."""
+        self._oom_kills = num_oom_kills() or 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune writes snapshots of all that it is given, and nobody reads them."""
@@ -253,8 +255,14 @@ class _Watch(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         times = f"{trial.num_failures} times" if trial.num_failures > 1 else "once"
-        words = "out of memory, or killed from outside" if _was_killed(trial) else _last(trial)
+        words = self._who_killed_it() if _was_killed(trial) else _last(trial)
         self._end(trial, died=f"its process was lost {times}: {words}")
+
+    def _who_killed_it(self) -> str:
+        before, self._oom_kills = self._oom_kills, num_oom_kills() or 0
+        if self._oom_kills > before:
+            return "out of memory, so the kernel ended it"
+        return "out of memory on its node, or killed from outside"
 
     def _end(self, trial: Any, *, died: str | None) -> None:
         self.hooks.ended(self.roster.ended(self.number_of(trial), died=died))

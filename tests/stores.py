@@ -1,7 +1,4 @@
-"""The job store of a test on each server that we promise: `from stores import engine`."""
-
-A test file takes the fixture with `import stores` and `engine = stores.engine`.
-"""
+"""The job store on each server that we promise: `from stores import engine`, or `home`, `store`."""
 
 import os
 import secrets
@@ -10,30 +7,66 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import sqlalchemy as sa
 
+from cluster.home import Home
 from jobs.schema import META
+from jobs.store import Store
 
 POSTGRES_URL = os.environ.get(
     "GPT2CLS_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/test"
 )
 """A server on which tests may make databases, and drop those that they made."""
-_URL, _FAULT = pytest.StashKey(), pytest.StashKey()
+SERVERS = ("sqlite", "postgresql")
+_URL, _MIGRATED_URL = pytest.StashKey(), pytest.StashKey()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=SERVERS)
 def engine(request, tmp_path):
-    """A store without rows, of the test alone; skips a server that does not answer."""
+    """The tables without rows, of the test alone."""
     is_file = request.param == "sqlite"
     url = f"sqlite:///{tmp_path}/store.db" if is_file else _url_of_session(request.config)
-    made = making_engine(url)
-    META.create_all(made)
+    with store_at(url) as made:
+        if not is_file:
+            _empty(made)
+        yield made
+
+
+@pytest.fixture(params=SERVERS)
+def home(request, tmp_path):
+    """A state folder whose job store nobody has opened yet."""
+    if request.param == "sqlite":
+        yield Home(tmp_path / "home")
+    else:
+        with fresh_postgres_url() as url:
+            yield Home(tmp_path / "home", url.render_as_string(hide_password=False))
+
+
+@pytest.fixture(params=SERVERS)
+def store(request, tmp_path):
+    """The job store as commands open it, without jobs."""
+    is_file = request.param == "sqlite"
+    url = None if is_file else _url_of_session(request.config, _MIGRATED_URL)
+    made = Store(Home(tmp_path / "home", url and url.render_as_string(hide_password=False)))
     if not is_file:
-        names = ", ".join(f'"{name}"' for name in META.tables)
-        _run(
-            made.execution_options(isolation_level="AUTOCOMMIT"),
-            f"TRUNCATE {names} RESTART IDENTITY",
-        )
+        _empty(made.engine())
     yield made
-    made.dispose()
+    made.engine().dispose()
+
+
+def _empty(engine):
+    names = ", ".join(f'"{name}"' for name in META.tables)
+    with engine.begin() as db:
+        db.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY")
+
+
+@contextmanager
+def store_at(url):
+    """An engine with the tables made."""
+    engine = making_engine(url)
+    META.create_all(engine)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def making_engine(url):
@@ -56,28 +89,26 @@ def _begin(db):
     db.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
 
 
-def _url_of_session(config):
+def _url_of_session(config, key=_URL):
     # One for all tests, for making a database takes longer than most of them.
-    if _URL not in config.stash and _FAULT not in config.stash:
+    if key not in config.stash:
         stack = ExitStack()
+        config.stash[key] = stack.enter_context(fresh_postgres_url())
         config.add_cleanup(stack.close)
-        try:
-            config.stash[_URL] = stack.enter_context(fresh_postgres_url())
-        except sa.exc.OperationalError as error:
-            config.stash[_FAULT] = str(error.orig).splitlines()[0]
-    if _FAULT in config.stash:
-        pytest.skip(f"PostgreSQL does not answer: {config.stash[_FAULT]}")
-    return config.stash[_URL]
+    return config.stash[key]
 
 
 @contextmanager
 def fresh_postgres_url():
-    """The address of a database that is empty at first, and gone afterwards."""
+    """The address of a database that is empty, and gone afterwards; skips without a server."""
     server = sa.create_engine(
         POSTGRES_URL, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5}
     )
     name = f"gpt2cls_test_{secrets.token_hex(6)}"
-    _run(server, f"CREATE DATABASE {name}")
+    try:
+        _run(server, f"CREATE DATABASE {name}")
+    except sa.exc.OperationalError as error:
+        pytest.skip(f"PostgreSQL does not answer: {str(error.orig).splitlines()[0]}")
     try:
         _run(server, f"ALTER DATABASE {name} SET synchronous_commit = off")
         yield server.url.set(database=name)

@@ -91,6 +91,18 @@ def test_an_attempt_is_over_only_with_proof(expected, attempt):
         ),
         pytest.param("memory", "memory", seen("FAILED", "killed by OOM."), id="memory, in short"),
         pytest.param("lost", "", seen("FAILED", "no room left"), id="room is no out-of-memory"),
+        pytest.param(
+            "memory",
+            "memory was exhausted",
+            seen("FAILED", exit_code=-9, is_gone=True, memory_ran_out=True),
+            id="the kernel killed it for want of memory",
+        ),
+        pytest.param(
+            "lost",
+            "signal 15",
+            seen("FAILED", exit_code=-15, is_gone=True, memory_ran_out=True),
+            id="the kernel killed another one",
+        ),
     ],
 )
 def test_the_cause_of_an_end_that_nobody_wished(cause, words, attempt):

@@ -239,3 +239,26 @@ def test_a_follower_looks_once_more_after_the_end(tmp_path):
 
     lines = follow(tmp_path, is_over, poll_s=0)
     assert [next(lines).text for _ in range(3)] == ["one", "late", "late"]
+
+
+def test_a_follower_waits_for_what_is_on_its_way_but_not_for_ever(tmp_path, monkeypatch):
+    folder = tmp_path / "attempts" / "1" / "log"
+    folder.mkdir(parents=True)
+    log = RotatedLog(str(folder), 1000, 1000)
+    log.append(stamped(["one"]))
+    num_looks = 0
+
+    def is_over():
+        nonlocal num_looks
+        num_looks += 1
+        if num_looks == 20:
+            log.append(stamped(["late"]))
+        return True
+
+    monkeypatch.setattr("jobs.log_reader._LINGER_S", 1.0)
+    assert texts(follow(tmp_path, is_over, poll_s=0.01)) == ["one", "late"]
+    assert num_looks > 25
+    log.close()
+    num_looks = 20
+    assert texts(follow(tmp_path, is_over, poll_s=0.01)) == ["one", "late"]
+    assert num_looks == 23

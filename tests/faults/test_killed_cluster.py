@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from commands import Commands
+from memory_groups import starve
 from queues import (
     assert_all_is_well,
     queue_up,
@@ -25,7 +26,7 @@ STEPS = 12 * 113
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    with queue_up(tmp_path_factory.mktemp("cluster")) as commands:
+    with queue_up(tmp_path_factory.mktemp("cluster"), no_progress_s=30) as commands:
         yield commands
 
 
@@ -44,6 +45,28 @@ def test_an_attempt_that_is_killed_is_tried_again_from_its_checkpoint(commands: 
     document = wait_for_state(commands, job_id, "SUCCEEDED")
     assert [attempt["cause"] for attempt in document["attempts"]] == ["lost", "succeeded"]
     assert "signal 9" in document["attempts"][0]["reason"]
+    assert_all_is_well(commands)
+
+
+def test_a_job_that_runs_out_of_memory_says_so_and_is_not_tried_again(commands: Commands) -> None:
+    other = submit(commands, "modest", **LONG)
+    job_id = submit(commands, "starved", **LONG)
+    wait_for_step(commands, job_id, 30)
+    starve(worker_of(commands, job_id).pid)
+    document = wait_for_state(commands, job_id, "FAILED")
+    assert [attempt["cause"] for attempt in document["attempts"]] == ["memory"]
+    assert "memory was exhausted" in document["reason"]
+    assert len(wait_for_state(commands, other, "SUCCEEDED")["attempts"]) == 1
+    assert_all_is_well(commands)
+
+
+def test_a_job_that_hangs_is_ended_and_tried_again(commands: Commands) -> None:
+    job_id = submit(commands, "hung", **LONG)
+    wait_for_step(commands, job_id, 50)
+    worker_of(commands, job_id).send_signal(signal.SIGSTOP)
+    document = wait_for_state(commands, job_id, "SUCCEEDED")
+    causes = [attempt["cause"] for attempt in document["attempts"]]
+    assert causes == ["no_progress", "succeeded"]
     assert_all_is_well(commands)
 
 

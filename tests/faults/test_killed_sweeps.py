@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import Commands
+from memory_groups import starve
 from sweeps import children, write_sweep
 
 pytestmark = pytest.mark.faults
@@ -105,8 +106,33 @@ def test_the_process_of_a_trial_may_be_killed(commands: Commands) -> None:
     assert "its process was lost" in trials[0]["cause"]
 
 
-def kill_trial(commands: Commands, name: str, number: int) -> None:
-    """SIGKILL the process that trains this trial, once it has made a step since its start."""
+def test_a_trial_that_runs_out_of_memory_fails_alone_and_says_so(commands: Commands) -> None:
+    job = write_sweep(
+        commands,
+        name="starved",
+        search={"trials": 3, "scheduler": "none", "max_concurrent": 1},
+        train__epochs=10,
+        train__eval_every="5 steps",
+        cluster={"retries": 0},
+    )
+    with commands.started("run", job) as process:
+        kill_trial(commands, "starved", 0, starve)
+        assert process.wait(200) == 0, commands.stderr.read_text()
+    document = commands.json("sweep", "show", "last")
+    assert [t["status"] for t in document["trials"]] == ["FAILED", "FINISHED", "FINISHED"]
+    assert "out of memory, so the kernel ended it" in document["trials"][0]["cause"]
+    causes = [run.data.tags.get("gpt2cls.cause", "") for run in children(commands, document)]
+    assert sum("out of memory" in cause for cause in causes) == 1
+
+
+def shoot(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def kill_trial(
+    commands: Commands, name: str, number: int, kill: Callable[[int], None] = shoot
+) -> None:
+    """Kill the process that trains this trial, once it has made a step since its start."""
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline:
         for events in commands.home.glob(f"jobs/{name}-*/trials/{number:04d}/events.jsonl"):
@@ -114,7 +140,7 @@ def kill_trial(commands: Commands, name: str, number: int) -> None:
             workers = commands.processes("run_trial") or commands.processes("ImplicitFunc")
             if '"kind": "step"' in since and workers:
                 for worker in workers:
-                    os.kill(worker.pid, signal.SIGKILL)
+                    kill(worker.pid)
                 starts = events.read_text().count('"kind": "start"')
                 wait_until_restarted(events, starts, deadline)
                 return
