@@ -18,6 +18,7 @@ from jobs.asks import ask_of, dump_ask
 from jobs.clock import SteadyClock
 from jobs.guard import Refused, error_response, install_error_handlers
 from jobs.log_reader import read_lines
+from jobs.masking import unmask_value
 from jobs.names import JOB_ID_PATTERN, check_job_id
 from jobs.queue_config import QueueConfig
 from jobs.queue_store import KeyTakenError, QueueStore
@@ -107,6 +108,7 @@ def make_app(context: Context) -> FastAPI:
     app = FastAPI(title="gpt2cls controller", docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app)
     app.add_exception_handler(KeyTakenError, _say_key_taken)
+    app.add_exception_handler(Refused, _say_refused)
     _add_health(app, context)
     _add_jobs(app, context)
     _add_wishes(app, context)
@@ -117,6 +119,11 @@ def make_app(context: Context) -> FastAPI:
 
 def _say_key_taken(_request: Request, error: Exception) -> JSONResponse:
     return error_response(409, str(error))
+
+
+def _say_refused(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refused)
+    return error_response(error.status, error.message)
 
 
 def _allow(context: Context, user: User, act: Act, owner: str | None, target: str) -> None:
@@ -295,7 +302,7 @@ def _request(wish: Submission, user: User, context: Context) -> queue_store.Requ
         there = ", ".join(context.config.queues)
         raise RequestError(f"queue = {wish.queue}: must be one of {there}")
     parents = [(context.queue.store.get(parent.job).id, parent.on) for parent in wish.after]
-    job = _job(wish)
+    job = _job(_with_secrets(wish, user, context))
     nodes = context.nodes()
     cores = max((node.cpus for node in nodes), default=context.cores)
     ask = ask_of(job, cores)
@@ -320,12 +327,22 @@ def _request(wish: Submission, user: User, context: Context) -> queue_store.Requ
     )
 
 
-def _job(wish: Submission) -> AnyJob:
-    kind = KINDS.get(str(wish.spec.get("kind")))
+def _with_secrets(wish: Submission, user: User, context: Context) -> dict[str, Any]:
+    """The spec, with what was hidden when its maker was shown the job that it is made from."""
+    if wish.origin is None:
+        return wish.spec
+    origin = context.queue.store.get(wish.origin)
+    if not access.may(user, Act.CHANGE, origin.user):
+        return wish.spec
+    return dict(unmask_value(wish.spec, origin.spec))
+
+
+def _job(spec: dict[str, Any]) -> AnyJob:
+    kind = KINDS.get(str(spec.get("kind")))
     if kind is None:
         raise RequestError(f"spec.kind: must be one of {', '.join(KINDS)}")
     try:
-        return kind.model_validate(wish.spec)
+        return kind.model_validate(spec)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"

@@ -84,7 +84,8 @@ def cause_of(seen: Seen, wish: str | None) -> tuple[str, str]:
         return "stopped", "it did not leave in time and was ended; its checkpoints are kept"
     ray = seen.ray
     killed = _signal(ray.exit_code) if ray is not None else None
-    if seen.memory_ran_out and seen.is_gone and killed in (None, _SIGKILL):
+    may_be_killed = killed == _SIGKILL or ray is None or ray.exit_code is None
+    if seen.memory_ran_out and seen.is_gone and may_be_killed:
         return "memory", "the kernel ended its process: the machine's memory was exhausted"
     if ray is None:
         if seen.is_gone:

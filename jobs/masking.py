@@ -37,3 +37,12 @@ def mask_value(field: str | None, value: Any) -> Any:
     if isinstance(value, list):
         return [mask_value(None, inner) for inner in value]
     return mask(value) if isinstance(value, str) else value
+
+
+def unmask_value(value: Any, original: Any, field: str | None = None) -> Any:
+    """The value with whatever is hidden in it as in the original, where it comes from there."""
+    if isinstance(value, dict) and isinstance(original, dict):
+        return {key: unmask_value(value[key], original.get(key), str(key)) for key in value}
+    if isinstance(value, list) and isinstance(original, list) and len(value) == len(original):
+        return [unmask_value(a, b) for a, b in zip(value, original, strict=True)]
+    return original if value == mask_value(field, original) else value

@@ -3,21 +3,30 @@
 import concurrent.futures
 import itertools
 import json
+import socket
 import subprocess
 import sys
+import threading
+import time
 from contextlib import contextmanager
+from functools import partial
 
+import httpx
 from ray_fake import RayFake
 
 from cluster.home import Home, Surroundings
 from cluster.ray_api import RayApi
+from jobs import access
+from jobs.api import Context, make_app
 from jobs.attempt_files import attempt_dir, say_end
 from jobs.clock import SteadyClock
 from jobs.controller import Controller
 from jobs.controller_main import Process
 from jobs.lifecycle import End
+from jobs.listen import make_server
 from jobs.queue_config import CONFIG_FILE
 from jobs.queue_store import Request
+from jobs.schedule import Node
 from jobs.states import State
 
 SPEC = {"kind": "finetune", "name": "bbc", "data": {"train": "train.csv"}}
@@ -170,3 +179,58 @@ def world_at(folder, *, database_url=None, ray=None, **config):
         finally:
             fake.thaw()
             world.close()
+
+
+class Served:
+    """The HTTP face of a world, on a port of its own."""
+
+    def __init__(self, world):
+        self.world = world
+        self.nodes, self.why = [Node("node1", 2.0, 0.0)], {}
+        self.drained = threading.Event()
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        engine = world.queue.store.engine()
+        context = Context(
+            surroundings=world.surroundings,
+            queue=world.queue,
+            config=world.process.config,
+            clock=world.clock,
+            nodes=lambda: self.nodes,
+            why=lambda: self.why,
+            status=world.process.status,
+            drain=self.drained.set,
+            cores=2.0,
+        )
+        find_user = partial(access.find_user, engine)
+        self.server = make_server(make_app(context), port=self.port, find_user=find_user)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.005)
+        return self
+
+    def __exit__(self, *_):
+        self.server.should_exit = True
+        self.thread.join()
+
+    def token(self, user="ada", role="submitter"):
+        return access.new_token(self.world.queue.store.engine(), user=user, role=role)
+
+    def client(self, user="ada", role="submitter", **options):
+        """A client with a token of its own, without our repeats."""
+        headers = {"Authorization": f"Bearer {self.token(user, role)}"}
+        return httpx.Client(base_url=self.uri, headers=headers, trust_env=False, **options)
+
+
+def wish(key="k1", **values):
+    """What a client posts to make a job."""
+    return {"key": key, "text": "the job file", "spec": SPEC, "base_dir": "/data"} | values
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -94,12 +94,7 @@ def test_a_lost_reply_to_a_submission_makes_no_second_one(world):
 
 
 def test_a_submission_that_is_repeated_still_hands_over_the_whole_job(world):
-    world.ray.answer("POST", "/api/jobs/", 500, "GCS is away")
-    world.ray.go_down()
-    controller = world.controller()
-    controller.nodes, job_id = [], world.submit()
-    world.ray.come_up()
-    world.ray._faults.clear()
+    controller, job_id = world.controller(), world.submit()
     world.ray.lose_reply("POST", "/api/jobs/")
     world.round(controller)
     world.ray.forget()  # before the controller has seen that it arrived
@@ -233,22 +228,15 @@ def test_what_had_begun_is_lost_with_its_cluster_though_nobody_had_seen_it_there
     assert world.ray.accepted == [f"{job_id}-a1"]
 
 
-def test_an_answer_from_before_the_begin_is_no_proof_of_a_loss(world, patience):
+def test_an_answer_from_before_the_begin_is_no_proof_of_a_loss(world):
     controller, job_id = world.controller(), world.submit()
     world.round(controller)
-    world.ray.begin(f"{job_id}-a1")
-    rows = world.ray.jobs.copy()
-    world.ray.jobs.clear()
-    controller.lookout.look(controller.ray)
-    world.ray.freeze()
-    world.round(controller)  # asks anew, and hears nothing
-    world.ray.jobs |= rows
     world.begin(job_id)
+    world.ray.answer("GET", "/api/jobs/", 200, [])
     world.round(controller)
-    world.ray.thaw()
-    controller.lookout._asked[1].result(5)
-    world.round(controller, times=2)
-    assert world.state(job_id) == "RUNNING"
+    assert world.state(job_id) == "STARTING"
+    world.round(controller)
+    assert (world.state(job_id), world.ray.num_posts) == ("RUNNING", 1)
 
 
 def test_the_signal_that_killed_an_attempt_is_told(world):
@@ -317,13 +305,20 @@ def test_what_ray_will_never_take_fails_at_once(world):
 
 
 def test_a_cluster_at_fault_is_tried_again_with_pauses(world):
-    world.ray.answer("POST", "/api/jobs/", 500, "No available agent to submit job")
+    world.ray.answer("POST", "/api/jobs/", 500, "Internal Server Error")
     controller, job_id = world.controller(), world.submit()
     world.round(controller, times=2)
     assert (world.state(job_id), world.attempts(job_id)) == ("RETRYING", [(1, "service")])
     world.round(controller, passed_s=61.0)
     assert world.ray.accepted == [f"{job_id}-a2"]
     assert world.queue.attempts(job_id)[0].seconds == 0.0
+
+
+def test_a_cluster_whose_nodes_are_not_up_yet_is_waited_for(world):
+    world.ray.answer("POST", "/api/jobs/", 500, "No available agent to submit job, please ...")
+    controller, job_id = world.controller(), world.submit()
+    world.round(controller, times=2)
+    assert (world.attempts(job_id), world.ray.accepted) == ([(1, None)], [f"{job_id}-a1"])
 
 
 def test_secrets_in_what_ray_says_stay_there(world):

@@ -28,6 +28,8 @@ from jobs.listen import make_server
 from jobs.schema import TOKENS
 
 GIGABYTE = 2**30
+PATIENCE_S = 30.0
+"""For a machine that has much else to do."""
 
 
 class Order(BaseModel):
@@ -72,6 +74,11 @@ def echo(body: dict[str, Any], request: Request) -> dict[str, Any]:
 def slow(seconds: float = 0.5) -> dict[str, float]:
     time.sleep(seconds)
     return {"seconds": seconds}
+
+
+@ROUTES.get("/gate")
+def gate(request: Request) -> None:
+    request.app.state.gate.wait(60)
 
 
 @ROUTES.get("/flood")
@@ -137,7 +144,7 @@ def serving(*, find, app=None, limits=None, allowed_hosts=()):
     assert not thread.is_alive()
 
 
-def wait_until(is_so, within_s=10.0):
+def wait_until(is_so, within_s=PATIENCE_S):
     end_s = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < end_s, "it did not come to be"
@@ -165,7 +172,7 @@ def place(store):
 
 @pytest.fixture
 def strict(store):
-    """A server with limits that a test can wait for."""
+    """A server with limits for which a test can wait."""
     limits = Limits(body_within_s=0.4, headers_within_s=0.4, unread_within_s=0.5)
     with serving(find=partial(find_user, store), limits=limits) as made:
         yield made
@@ -176,7 +183,9 @@ def call(place, method="GET", path="/me", *, token=None, **more):
     if token is not None:
         headers = {"authorization": f"Bearer {token}"} | headers
     # Without `verify=False` it reads all certificates of this machine, which takes its time.
-    return httpx.request(method, place.url + path, headers=headers, timeout=5, verify=False, **more)
+    return httpx.request(
+        method, place.url + path, headers=headers, timeout=PATIENCE_S, verify=False, **more
+    )
 
 
 def post(place, token, content, content_type="application/json", path="/echo"):
@@ -194,7 +203,7 @@ def head(place, line="GET /health", **headers):
 
 
 def connect(place):
-    return closing(socket.create_connection(("127.0.0.1", place.port), timeout=5))
+    return closing(socket.create_connection(("127.0.0.1", place.port), timeout=PATIENCE_S))
 
 
 def answer(connection):
@@ -261,7 +270,8 @@ def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(place, store):
     assert [reply for reply in replies if reply != replies[0]] == []
 
 
-def test_no_token_and_every_bad_one_cost_one_look_up_each(store):
+def test_no_token_and_every_bad_one_cost_one_look_up_each(store, monkeypatch):
+    monkeypatch.setattr(guard, "USER_KEPT_S", 60.0)
     asked = []
 
     def find(token):
@@ -293,7 +303,8 @@ def test_health_needs_no_token_and_takes_no_body(place):
     assert exchange(place, with_body)[0] == 413
 
 
-def test_a_hundred_requests_look_their_user_up_once(store, token):
+def test_a_hundred_requests_look_their_user_up_once(store, token, monkeypatch):
+    monkeypatch.setattr(guard, "USER_KEPT_S", 60.0)
     asked = []
 
     def find(token):
@@ -308,18 +319,19 @@ def test_a_hundred_requests_look_their_user_up_once(store, token):
 
 
 def test_a_revoked_token_dies_when_it_is_forgotten(store, place, monkeypatch):
-    assert guard.USER_KEPT_S == 5.0
-    monkeypatch.setattr(guard, "USER_KEPT_S", 0.3)
+    assert guard.USER_KEPT_S == 5.0  # what users are promised
+    monkeypatch.setattr(guard, "USER_KEPT_S", 60.0)
     token = new_token(store, user="carl", role=Role.VIEWER)
     assert call(place, token=token).status_code == 200
     assert revoke(store, tokens(store)[-1]["id"])
     assert call(place, token=token).status_code == 200
-    time.sleep(0.3)
+    monkeypatch.setattr(guard, "USER_KEPT_S", 0.001)
     assert call(place, token=token).status_code == 401
 
 
 def test_only_so_many_tokens_are_remembered(monkeypatch):
     monkeypatch.setattr(guard, "_USERS_KEPT", 2)
+    monkeypatch.setattr(guard, "USER_KEPT_S", 60.0)
     asked = []
     with serving(find=asked.append) as place:
         for token in ("a", "b", "b", "c", "a"):
@@ -365,16 +377,17 @@ def test_a_store_that_hangs_does_not_take_the_server_with_it(monkeypatch):
 
 
 def test_users_are_looked_up_while_slow_requests_use_all_threads(place, store, token):
-    slow = head(place, "GET /slow?seconds=0.8", Authorization=f"Bearer {token}")
+    place.app.state.gate = threading.Event()
     new = new_token(store, user="dora", role=Role.VIEWER)
     with ExitStack() as stack:
+        stack.callback(place.app.state.gate.set)
         for _ in range(45):  # there are 40 threads
-            stack.enter_context(connect(place)).sendall(slow)
+            waiting = head(place, "GET /gate", Authorization=f"Bearer {token}")
+            stack.enter_context(connect(place)).sendall(waiting)
         wait_until(lambda: len(place.server.server_state.tasks) == 45)
-        started_s = time.monotonic()
         assert call(place, token=new).status_code == 200
-        assert time.monotonic() - started_s < 0.5
-        wait_until(lambda: not place.server.server_state.tasks)
+        assert len(place.server.server_state.tasks) == 45
+    wait_until(lambda: not place.server.server_state.tasks)
 
 
 # By what name, and from which page.
@@ -586,14 +599,14 @@ def test_a_gigabyte_in_chunks_is_refused_as_soon_as_it_is_too_much(place, token)
 def send_until_answered(connection, chunk, most):
     for number in range(most):
         try:
-            connection.settimeout(0.001 if number > 64 else 5)
+            connection.settimeout(0.001 if number > 64 else PATIENCE_S)
             if number > 64 and connection.recv(1, socket.MSG_PEEK):
                 break
         except TimeoutError:
             pass
-        connection.settimeout(5)
+        connection.settimeout(PATIENCE_S)
         connection.sendall(chunk)
-    connection.settimeout(5)
+    connection.settimeout(PATIENCE_S)
     return number
 
 
@@ -622,7 +635,7 @@ def test_a_body_that_does_not_come_is_waited_for_so_long_and_no_longer(strict, t
         connection.sendall(posting(strict, token, Content_Length=10) + b'{"a"')
         started_s = time.monotonic()
         status, _, document = answer(connection)
-        assert 0.3 < time.monotonic() - started_s < 3
+        assert 0.3 < time.monotonic() - started_s < 9
         assert status == 408 and is_error(document, "timeout")
         assert is_closed_by_server(connection)
 
@@ -633,7 +646,7 @@ def test_a_body_that_comes_byte_by_byte_has_no_longer_than_any_other(strict, tok
         assert status_while_dribbling(connection, b" ") == 408
 
 
-def status_while_dribbling(connection, piece, within_s=3.0):
+def status_while_dribbling(connection, piece, within_s=9.0):
     """Send a little every 50 ms until there is an answer."""
     end_s = time.monotonic() + within_s
     while time.monotonic() < end_s:
@@ -643,7 +656,7 @@ def status_while_dribbling(connection, piece, within_s=3.0):
         except TimeoutError:
             connection.sendall(piece)
             continue
-        connection.settimeout(5)
+        connection.settimeout(PATIENCE_S)
         return answer(connection)[0]
     return None
 
@@ -669,7 +682,7 @@ def test_headers_that_do_not_come_are_waited_for_so_long_and_no_longer(strict, s
         connection.sendall(start)
         started_s = time.monotonic()
         status, _, document = answer(connection)
-        assert 0.3 < time.monotonic() - started_s < 3
+        assert 0.3 < time.monotonic() - started_s < 9
         assert status == 408 and is_error(document, "timeout")
         assert is_closed_by_server(connection)
 
@@ -738,9 +751,13 @@ def test_a_chunk_without_a_length_is_refused(place, token):
 
 
 def seconds_of_health(place):
-    started_s = time.monotonic()
-    assert exchange(place, head(place))[0] == 200
-    return time.monotonic() - started_s
+    """Of the best of three, because the machine may have had something else to do."""
+    seconds = []
+    for _ in range(3):
+        started_s = time.monotonic()
+        assert exchange(place, head(place))[0] == 200
+        seconds.append(time.monotonic() - started_s)
+    return min(seconds)
 
 
 def test_health_answers_while_fifty_connections_hang(place, token):
@@ -774,6 +791,7 @@ def test_a_connection_that_was_used_is_kept_longer_than_one_that_never_was(store
         connect(place) as used,
     ):
         hanging = [stack.enter_context(connect(place)) for _ in range(11)]
+        wait_until(lambda: len(place.server.server_state.connections) == 12)
         used.sendall(head(place))
         assert answer(used)[0] == 200
         hanging += [stack.enter_context(connect(place)) for _ in range(4)]
@@ -786,7 +804,7 @@ def test_a_client_that_does_not_read_is_cut_off(strict, token):
     with connect(strict) as connection:
         connection.sendall(head(strict, "GET /flood", Authorization=f"Bearer {token}"))
         wait_until(lambda: len(strict.server.server_state.tasks) == 1)
-        wait_until(lambda: not strict.server.server_state.connections, within_s=5)
+        wait_until(lambda: not strict.server.server_state.connections)
 
 
 # What is said of errors.

@@ -331,8 +331,8 @@ CREATE TABLE jobs (id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL, kind TEXT N
   num_attempts INTEGER NOT NULL, spec TEXT NOT NULL);
 CREATE INDEX ix_jobs_created_unix_s ON jobs (created_unix_s);
 CREATE TABLE promotions (id INTEGER NOT NULL PRIMARY KEY, registry TEXT NOT NULL,
-  model TEXT NOT NULL, action TEXT NOT NULL, old_version INTEGER, new_version INTEGER, by_whom TEXT NOT NULL,
-  reason TEXT NOT NULL, at_unix_s FLOAT NOT NULL);
+  model TEXT NOT NULL, action TEXT NOT NULL, old_version INTEGER, new_version INTEGER,
+  by_whom TEXT NOT NULL, reason TEXT NOT NULL, at_unix_s FLOAT NOT NULL);
 CREATE INDEX ix_promotions_model ON promotions (model);
 INSERT INTO jobs VALUES ('bbc-1', 'bbc', 'finetune', 'PENDING', '', 5.0, NULL, NULL, 7, 4.0,
   'there', NULL, 0, '{"kind": "finetune"}');
