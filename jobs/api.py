@@ -60,7 +60,7 @@ class NewPriority(Block):
 
 class NewToken(Block):
     user: str
-    role: Role
+    role: Annotated[Role, Field(strict=False)]
     expires_unix_s: float | None = None
 
 

@@ -386,7 +386,7 @@ def test_users_are_looked_up_while_slow_requests_use_all_threads(place, store, t
             stack.enter_context(connect(place)).sendall(waiting)
         wait_until(lambda: len(place.server.server_state.tasks) == 45)
         assert call(place, token=new).status_code == 200
-        assert len(place.server.server_state.tasks) == 45
+        assert len(place.server.server_state.tasks) >= 45  # none of them has ended
     wait_until(lambda: not place.server.server_state.tasks)
 
 

@@ -103,6 +103,18 @@ def test_an_attempt_is_over_only_with_proof(expected, attempt):
             seen("FAILED", exit_code=-15, is_gone=True, memory_ran_out=True),
             id="the kernel killed another one",
         ),
+        pytest.param(
+            "lost",
+            "without a word",
+            seen("FAILED", exit_code=1, is_gone=True, memory_ran_out=True),
+            id="the kernel killed another one before it failed by itself",
+        ),
+        pytest.param(
+            "memory",
+            "memory was exhausted",
+            unseen(is_gone=True, memory_ran_out=True),
+            id="the kernel killed processes, and nobody knows how this one died",
+        ),
     ],
 )
 def test_the_cause_of_an_end_that_nobody_wished(cause, words, attempt):
