@@ -33,7 +33,7 @@ class _Settings:
     learns_smoothing_N1: Tensor
     label_smoothing_N11: Tensor
     class_weights_NC: Tensor
-    decay_NP: Tensor
+    decay_N1: Tensor
     clip_N: Tensor
     """Infinite: no clipping."""
 
@@ -73,8 +73,6 @@ class HeadStack:
         def column(values: Sequence[float], *shape: int) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device).view(-1, *shape)
 
-        decay_NP = torch.zeros_like(self.weights_NP)
-        decay_NP[:, : C * self.num_features] = column([c.weight_decay for c in configs], 1)
         return _Settings(
             dropout_level_N11=column([level - DROP_LEVELS // 2 for level in levels], 1, 1),
             dropout_scale_N11=column(
@@ -87,21 +85,16 @@ class HeadStack:
             class_weights_NC=torch.stack(
                 [torch.tensor(o.weights or (1.0,) * C) for o in objectives]
             ).to(device),
-            decay_NP=decay_NP,
+            decay_N1=column([c.weight_decay for c in configs], 1),
             clip_N=column([math.inf if c.clip is None else c.clip for c in configs]),
         )
 
     def _look(self) -> None:
-        """Views of the weights for autograd, and what can be left out when no head wants it."""
+        """Views of the weights, and what can be left out when no head wants it."""
         N, C, num_weights = len(self.weights_NP), self.num_classes, self._num_linear_weights
-        parts = (
-            self.weights_NP[:, :num_weights].view(N, C, self.num_features),
-            self.weights_NP[:, num_weights : num_weights + C].view(N, 1, C),
-            self.weights_NP[:, -1:],
-        )
-        self.weight_NCF, self.bias_N1C, self.smoothing_N1 = (
-            part.detach().requires_grad_() for part in parts
-        )
+        self.weight_NCF = self.weights_NP[:, :num_weights].view(N, C, self.num_features)
+        self.bias_N1C = self.weights_NP[:, None, num_weights : num_weights + C]
+        self.smoothing_N1 = self.weights_NP[:, -1:]
         s = self.settings
         self.any_dropout = bool((s.dropout_scale_N11 > 1).any())
         self.any_learned = bool(s.learns_smoothing_N1.any())
@@ -109,6 +102,7 @@ class HeadStack:
         self.any_label_smoothing = bool((s.label_smoothing_N11 > 0).any())
         self.any_class_weights = bool((s.class_weights_NC != 1).any())
         self.any_clip = bool(s.clip_N.isfinite().any())
+        self.any_decay = bool((s.decay_N1 > 0).any())
 
     @property
     def _num_linear_weights(self) -> int:
@@ -138,69 +132,93 @@ class HeadStack:
         mask_NBF = bits_NBF.float().ge_(self.settings.dropout_level_N11)
         return mask_NBF.mul_(self.settings.dropout_scale_N11).mul_(features_NBF)
 
-    def logits(self, features_NBF: Tensor, cut_share_NB: Tensor) -> Tensor:
-        """Logits [N, B, C] of rows that each head has of its own."""
-        logits_NBC = torch.baddbmm(self.bias_N1C, features_NBF, self.weight_NCF.transpose(1, 2))
-        return self._cooled(logits_NBC, cut_share_NB)
+    def losses_and_gradients(
+        self, features_NBF: Tensor, cut_share_NB: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Each head's mean loss [N] over rows of its own, and the gradient [N, P] of it.
 
-    @torch.no_grad()
+        `labels` are [N, B], or [N, B, C] for several labels. The gradient is written out, because
+        autograd takes three times as long to find the few products that it is.
+        """
+        hot_NBC = torch.baddbmm(self.bias_N1C, features_NBF, self.weight_NCF.transpose(1, 2))
+        heat_NB1 = self._temperatures(cut_share_NB)
+        logits_NBC = hot_NBC / heat_NB1
+        loss_N, slope_NBC = self._loss_and_slope(logits_NBC, labels)
+        slope_NBC = slope_NBC / heat_NB1
+        weight_NCF = torch.bmm(slope_NBC.transpose(1, 2), features_NBF)
+        smoothing_N1 = torch.zeros_like(loss_N)[:, None]
+        if self.any_learned:
+            # The slope by a temperature is -(slope by the hot logit) * (the cooled logit).
+            by_heat_NB = -(slope_NBC * logits_NBC).sum(dim=2) * cut_share_NB
+            by_amount_N1 = by_heat_NB.sum(dim=1, keepdim=True) * self.settings.temperature_N1
+            by_smoothing_N1 = by_amount_N1 * self.smoothing_N1.sigmoid()
+            smoothing_N1 = by_smoothing_N1 * self.settings.learns_smoothing_N1
+        return loss_N, torch.cat([weight_NCF.flatten(1), slope_NBC.sum(dim=1), smoothing_N1], dim=1)
+
     def logits_of_same_rows(self, features_BF: Tensor, cut_share_B: Tensor) -> Tensor:
         """Logits [N, B, C] of the same rows for all heads, by one product."""
         logits_BM = features_BF @ self.weight_NCF.reshape(-1, self.num_features).T
         logits_BNC = logits_BM.view(len(features_BF), -1, self.num_classes)
-        return self._cooled(logits_BNC.transpose(0, 1) + self.bias_N1C, cut_share_B)
+        return (logits_BNC.transpose(0, 1) + self.bias_N1C) / self._temperatures(cut_share_B)
 
-    def _cooled(self, logits_NBC: Tensor, cut_share: Tensor) -> Tensor:
-        """Divided by each head's temperature for the share that was cut off a text."""
+    def _temperatures(self, cut_share: Tensor) -> Tensor:
+        """Each head's temperature [N, B or 1, 1] for the share that was cut off a text."""
         s = self.settings
         if not self.any_smoothing:
-            return logits_NBC / s.temperature_N1[:, :, None]
+            return s.temperature_N1[:, :, None]
         amount_N1 = s.fixed_smoothing_N1
         if self.any_learned:
             learned_N1 = F.softplus(self.smoothing_N1)
             amount_N1 = torch.where(s.learns_smoothing_N1, learned_N1, amount_N1)
-        temperatures_NB = s.temperature_N1 * (1 + amount_N1 * cut_share)
-        return logits_NBC / temperatures_NB[:, :, None]
+        return (s.temperature_N1 * (1 + amount_N1 * cut_share))[:, :, None]
 
-    def mean_losses(self, logits_NBC: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss [N] of each head; `labels` are [N, B], or [N, B, C] for several labels."""
+    def _loss_and_slope(self, logits_NBC: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss [N] of each head, and its derivative by the logits.
+
+        With p the probabilities and w the weights that a row gives to its outcomes, the loss of a
+        row is -sum(w log p) and its slope p sum(w) - w. Of several labels each is a row of two.
+        """
+        if self.is_multi_label:
+            return self._of_several_labels(logits_NBC, labels)
         s = self.settings
         num_rows, C = logits_NBC.shape[1:]
-        if self.is_multi_label:
-            targets_NBC = labels
-            if self.any_label_smoothing:
-                targets_NBC = labels * (1 - s.label_smoothing_N11) + s.label_smoothing_N11 / 2
-            weights_N1C = s.class_weights_NC[:, None] if self.any_class_weights else None
-            loss_NBC = F.binary_cross_entropy_with_logits(
-                logits_NBC, targets_NBC, pos_weight=weights_N1C, reduction="none"
-            )
-            return loss_NBC.sum(dim=(1, 2)) / C / num_rows
-        log_p_NBC = logits_NBC.log_softmax(dim=2)
-        loss_NB = -log_p_NBC.gather(2, labels[:, :, None])[:, :, 0]
-        divisor_N: Tensor | float = float(num_rows)
+        own_NB1 = (1 - s.label_smoothing_N11).expand(-1, num_rows, 1)
+        divisor_N11: Tensor | float = float(num_rows)
         if self.any_class_weights:
-            weights_NB = s.class_weights_NC.gather(1, labels)
-            loss_NB = loss_NB * weights_NB
+            weights_NB1 = s.class_weights_NC.gather(1, labels)[:, :, None]
+            own_NB1 = own_NB1 * weights_NB1
             # A head without weights has ones. Rows of weight 0 only: their loss is 0 too.
-            divisor_N = weights_NB.sum(dim=1)
-            divisor_N = torch.where(divisor_N > 0, divisor_N, 1.0)
+            divisor_N11 = weights_NB1.sum(dim=1, keepdim=True)
+            divisor_N11 = torch.where(divisor_N11 > 0, divisor_N11, 1.0)
+        at_NB1 = labels[:, :, None]
+        log_p_NBC = logits_NBC.log_softmax(dim=2)
+        # Not the sum over all outcomes: a weight of 0 times an infinity is NaN.
+        loss_NB1 = log_p_NBC.gather(2, at_NB1) * own_NB1
         if self.any_label_smoothing:
-            spread_NB = -(log_p_NBC * s.class_weights_NC[:, None]).mean(dim=2)
-            share_N1 = s.label_smoothing_N11[:, :, 0]
-            loss_NB = loss_NB * (1 - share_N1) + spread_NB * share_N1
-        return loss_NB.sum(dim=1) / divisor_N
+            spread_N1C = s.class_weights_NC[:, None] * (s.label_smoothing_N11 / C)
+            loss_NB1 = loss_NB1 + (log_p_NBC * spread_N1C).sum(dim=2, keepdim=True)
+            weights_NBC = spread_N1C.repeat(1, num_rows, 1)
+            total_NB1 = own_NB1 + spread_N1C.sum(dim=2, keepdim=True)
+        else:
+            weights_NBC, total_NB1 = torch.zeros_like(logits_NBC), own_NB1
+        weights_NBC.scatter_add_(2, at_NB1, own_NB1)
+        slope_NBC = log_p_NBC.exp_().mul_(total_NB1).sub_(weights_NBC)
+        return (loss_NB1 / -divisor_N11).sum(dim=(1, 2)), slope_NBC.div_(divisor_N11)
 
-    def gradients(self, loss_N: Tensor) -> Tensor:
-        """Each head's gradient [N, P] of its own loss."""
-        leaves = [self.weight_NCF, self.bias_N1C]
-        if self.any_learned:
-            leaves.append(self.smoothing_N1)
-        parts = list(torch.autograd.grad(loss_N.sum(), leaves))
-        if not self.any_learned:
-            parts.append(torch.zeros_like(self.smoothing_N1))
-        return torch.cat([part.flatten(1) for part in parts], dim=1)
+    def _of_several_labels(self, logits_NBC: Tensor, labels_NBC: Tensor) -> tuple[Tensor, Tensor]:
+        s = self.settings
+        targets_NBC = labels_NBC
+        if self.any_label_smoothing:
+            targets_NBC = labels_NBC * (1 - s.label_smoothing_N11) + s.label_smoothing_N11 / 2
+        weights_N1C = s.class_weights_NC[:, None]
+        loss_NBC = F.binary_cross_entropy_with_logits(
+            logits_NBC, targets_NBC, pos_weight=weights_N1C, reduction="none"
+        )
+        present_NBC = targets_NBC * weights_N1C
+        slope_NBC = logits_NBC.sigmoid() * (present_NBC + 1 - targets_NBC) - present_NBC
+        num_outcomes = logits_NBC.shape[1] * logits_NBC.shape[2]
+        return loss_NBC.sum(dim=(1, 2)) / num_outcomes, slope_NBC / num_outcomes
 
-    @torch.no_grad()
     def update(self, gradient_NP: Tensor, norm_N: Tensor, lr: Sequence[float]) -> None:
         """Clip, then one AdamW step, with a learning rate for each head."""
         if self.any_clip:
@@ -208,14 +226,15 @@ class HeadStack:
             gradient_NP = gradient_NP * factor_N[:, None]
         self.updates += 1
         lr_N1 = torch.tensor(lr, device=gradient_NP.device)[:, None]
-        self.weights_NP.mul_(1 - lr_N1 * self.settings.decay_NP)
+        if self.any_decay:
+            decaying_NW = self.weights_NP[:, : self._num_linear_weights]
+            decaying_NW.mul_(1 - lr_N1 * self.settings.decay_N1)
         self.first_NP.lerp_(gradient_NP, 1 - BETAS[0])
         self.second_NP.mul_(BETAS[1]).addcmul_(gradient_NP, gradient_NP, value=1 - BETAS[1])
         root_NP = self.second_NP.sqrt()
         root_NP.div_(math.sqrt(1 - BETAS[1] ** self.updates)).add_(EPSILON)
-        change_NP = torch.div(self.first_NP, root_NP, out=root_NP)
-        change_NP.mul_(lr_N1 / (1 - BETAS[0] ** self.updates))
-        self.weights_NP.sub_(change_NP)
+        step_NP = self.first_NP * (lr_N1 / (1 - BETAS[0] ** self.updates))
+        self.weights_NP.addcdiv_(step_NP, root_NP, value=-1)
 
 
 def _flat(head: LinearHead) -> Tensor:

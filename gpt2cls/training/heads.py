@@ -252,6 +252,9 @@ class _Group:
         places = [list(plans).index(seed) for seed in seeds]
         self.seed_of_N = np.array(places)
         self.index_N = torch.tensor(places, device=self.device)
+        self.dropping_seeds = {
+            member.payload.train.seed for member in self.active if member.payload.model.dropout
+        }
 
     def train(self, should_stop: Callable[[], bool]) -> None:
         while self.active:
@@ -330,14 +333,14 @@ class _Group:
         started_s = time.perf_counter()
         rows_SB = np.stack([plan.rows_of_step(self.step) for _, plan in self.plans])
         rows_NB = rows_SB[self.seed_of_N]
-        loss_N = self.stack.mean_losses(
-            self.stack.logits(self._features(rows_SB), self._tensor(self.cut_share_R[rows_NB])),
+        loss_N, gradient_NP = self.stack.losses_and_gradients(
+            self._features(rows_SB),
+            self._tensor(self.cut_share_R[rows_NB]),
             self._labels(rows_NB),
         )
-        gradient_NP = self.stack.gradients(loss_N)
         norm_N = torch.linalg.vector_norm(gradient_NP, dim=1)
         # The one wait for the device in a step.
-        losses, norms = torch.stack([loss_N.detach(), norm_N]).tolist()
+        losses, norms = torch.stack([loss_N, norm_N]).tolist()
         self.step += 1
         finite = [
             i
@@ -376,8 +379,9 @@ class _Group:
             len(self.plans), -(-shape.numel() // 4), dtype=torch.int64, device=self.device
         )
         for words_W, (seed, _) in zip(words_SW.unbind(), self.plans, strict=True):
-            seed_draws(seed_of_step(seed, self.step, 0), self.device)
-            draw_words(words_W)
+            if seed in self.dropping_seeds:
+                seed_draws(seed_of_step(seed, self.step, 0), self.device)
+                draw_words(words_W)
         return self.stack.dropped(features_NBF, self._of_each(bits_of(words_SW, shape)))
 
     def _of_each(self, values_SBF: Tensor) -> Tensor:
