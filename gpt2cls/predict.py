@@ -3,10 +3,11 @@
 Letters in array names: N rows, C classes, B rows of a batch, T tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from gpt2cls.training.precision import pick_precision
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T")
 
 TOKENS_PER_BATCH_ON_GPU = 131_072
 PAD_TO = {"cpu": 1, "cuda": 8}
@@ -82,19 +85,31 @@ class Predictor:
         text = self.info.text
         return (text,) if isinstance(text, str) else tuple(text)
 
-    @torch.inference_mode()
     def probabilities(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> NDArray[np.float32]:
         """Probabilities [N, C] in the order of the texts, whatever order they were computed in."""
         probs_NC = np.empty((len(texts), len(self.labels)), np.float32)
         for first in range(0, len(texts), ROWS_ENCODED_AT_ONCE):
-            rows = slice(first, first + ROWS_ENCODED_AT_ONCE)
-            some_pairs = None if pairs is None else pairs[rows]
-            ids, full_lengths = self.tokenizer.encode(texts[rows], some_pairs, self.info.max_length)
-            for batch in self._batches([len(one) for one in ids]):
-                probs_NC[first + batch] = self._batch([ids[i] for i in batch], full_lengths[batch])
+            some = slice(first, first + ROWS_ENCODED_AT_ONCE)
+            some_pairs = None if pairs is None else pairs[some]
+            self._fill(probs_NC[some], texts[some], some_pairs)
         return probs_NC
+
+    def _fill(
+        self, probs_NC: NDArray[np.float32], texts: Sequence[str], pairs: Sequence[str] | None
+    ) -> None:
+        ids, full_lengths = self.tokenizer.encode(texts, pairs, self.info.max_length)
+
+        def ask(batch: NDArray[np.int64]) -> None:
+            probs_NC[batch] = self._batch([ids[i] for i in batch], full_lengths[batch])
+
+        batches = list(self._batches([len(one) for one in ids]))
+        if len(batches) > 1 and isinstance(self.model.backbone, PackedGPT2):
+            _by_threads(ask, batches)
+        else:
+            for batch in batches:
+                ask(batch)
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
         """Rows of about equal length together, so that little of a batch is padding."""
@@ -114,6 +129,7 @@ class Predictor:
         multiple = PAD_TO[self.device.type]
         return max(length, min(-(-length // multiple) * multiple, self.info.max_length))
 
+    @torch.inference_mode()
     def _batch(
         self, ids: Sequence[NDArray[Any]], full_lengths_B: NDArray[Any]
     ) -> NDArray[np.float32]:
@@ -184,6 +200,17 @@ def _largest_difference(one: Classifier, other: Classifier, info: ModelInfo) -> 
     batch = (tokens_BT, lengths_B, torch.zeros(PROBE_ROWS))
     probs_BC = one.probabilities(one(*batch))
     return float((probs_BC - other.probabilities(other(*batch))).abs().max().nan_to_num(torch.inf))
+
+
+def _by_threads(work: Callable[[T], None], items: Sequence[T]) -> None:
+    """Each item by one thread, beside the others: threads that share one wait for each other."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(work, items):  # raises what `work` raised
+                pass
+    finally:
+        torch.set_num_threads(threads)  # the last call says what a new thread begins with
 
 
 def _texts(frame: "pd.DataFrame", name: str) -> list[str]:

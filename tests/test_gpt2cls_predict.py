@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from gpt2cls.data.tasks import Task
 from gpt2cls.errors import ModelError, RequestError
 from gpt2cls.model.classifier import build_classifier
 from gpt2cls.model.folder import ModelInfo, save_classifier
+from gpt2cls.model.packed import PackedGPT2
 from gpt2cls.predict import Predictor
 
 SENTENCE = "the market fell today while a team won its second game of the season in rain"
@@ -20,11 +22,18 @@ WORDS = SENTENCE.split()
 TEXTS = [" ".join(WORDS[i % 7 : i % 7 + 1 + i % 9]) * (1 + i % 3) for i in range(60)]
 
 
-def saved_model(folder, *, labels=("business", "sport", "world"), thresholds=None, pair=False):
-    """A folder with a tiny model of random weights."""
+def saved_model(
+    folder,
+    *,
+    labels=("business", "sport", "world"),
+    thresholds=None,
+    pair=False,
+    backbone="gpt2-tiny",
+):
+    """A folder with a small model of random weights."""
     task = Task("single_label" if thresholds is None else "multi_label", labels, pair)
     tokenizer = train_bpe([pa.chunked_array([TEXTS], pa.large_string())], 300)
-    config = ModelConfig(backbone="gpt2-tiny", temperature=0.1)
+    config = ModelConfig(backbone=backbone, temperature=0.1)
     shape = {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id, "max_length": 21}
     model = build_classifier(config, task, **shape, seed=0, base_dir=folder)
     text = ("first", "second") if pair else "text"
@@ -54,6 +63,24 @@ def test_probabilities_come_in_the_order_of_the_texts_whatever_the_batches(predi
     np.testing.assert_allclose(together, alone, atol=1e-6)
     assert np.ptp(together, axis=0).max() > 0.01  # the rows do differ
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
+
+
+def test_threads_that_share_the_batches_of_a_packed_model_change_no_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("gpt2cls.predict.pick_precision", lambda *_: ("bf16", "as the test says"))
+    monkeypatch.setattr("gpt2cls.training.memory.FEATURES_ON_CPU", 100 * 256)
+    packed = Predictor.load(saved_model(tmp_path / "model", backbone="gpt2-mini"), device="cpu")
+    assert isinstance(packed.model.backbone, PackedGPT2)
+    before, found = torch.get_num_threads(), {}
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found[threads] = packed.probabilities(TEXTS)
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(torch.get_num_threads).result() == threads
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[1], found[3])
 
 
 def test_probabilities_equal_those_of_the_model_asked_by_hand(predictor):

@@ -102,8 +102,8 @@ class _LastReader:
 
     def __init__(self, block: Block, packed: _Block) -> None:
         self.packed, width = packed, len(block.attn.c_attn.weight)
-        query_DD, key_DD, value_DD = block.attn.c_attn.weight.detach().split(width, dim=1)
-        query_D, _, value_D = block.attn.c_attn.bias.detach().split(width)
+        query_DD, key_DD, value_DD = torch.split(block.attn.c_attn.weight.detach(), width, dim=1)
+        query_D, _, value_D = torch.split(block.attn.c_attn.bias.detach(), width)
         self.query_DD, self.query_D = query_DD.t() * packed.scale, query_D * packed.scale
         self.key_HKD = key_DD.t().reshape(packed.heads, -1, width)
         self.value_HDK = value_DD.view(width, packed.heads, -1).transpose(0, 1).contiguous()
