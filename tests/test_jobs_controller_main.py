@@ -94,7 +94,7 @@ class Place:
         deadline = time.monotonic() + within_s
         while True:
             try:
-                return self.client.post("/api/jobs", wish("the one key"))["job_id"]
+                return self.client.post("/api/jobs", wish("the-one-key"))["job_id"]
             except ClusterError:
                 if time.monotonic() > deadline:
                     raise
