@@ -12,10 +12,11 @@ from jobs.masking import mask, mask_value
         ("https://ghToken123@host/x", "https://***@host/x"),
         ("Authorization: Bearer abcdefghijkl", "Authorization: Bearer ***"),
         ("password=hunter2, user=me", "password=***, user=me"),
+        (f"token g2c_{'a' * 43} of ann", "token *** of ann"),
         ("models:/name@champion", "models:/name@champion"),
         ("http://127.0.0.1:5000/#/experiments/1", "http://127.0.0.1:5000/#/experiments/1"),
     ],
-    ids=["user and password", "token alone", "bearer", "setting", "a model", "an address"],
+    ids=["user and password", "token alone", "bearer", "setting", "our own", "a model", "an address"],
 )
 def test_secrets_are_hidden_and_nothing_else(text: str, shown: str) -> None:
     assert mask(text) == shown

@@ -65,6 +65,9 @@ def turn_of(waiting, running=(), on=(), **policy):
             id="tenths add up to one",
         ),
         pytest.param(
+            [wait("a", 1, ask(0.19, workers=3))], [], [0.57], ["a"], id="hundredths add up too"
+        ),
+        pytest.param(
             [wait("a", 1)], [run("r", 0, is_leaving=True)], [1], [], id="what leaves is still there"
         ),
         pytest.param(
@@ -78,6 +81,10 @@ def turn_of(waiting, running=(), on=(), **policy):
         pytest.param(
             [wait("a", 1, ask(2))], [run("r", 0), run("s", 0)], [2, 2], ["a"],
             id="running jobs are believed to sit together",
+        ),
+        pytest.param(
+            [wait("a", 1, ask(3))], [run("r", 0), run("s", 0, ask(3))], [3, 4], ["a"],
+            id="the largest is believed to have found its place first",
         ),
         pytest.param(
             [wait("a", 1), wait("b", 2)], [run("r", 0, ask(3))], [2, 2], ["a"],
@@ -280,17 +287,18 @@ def test_only_the_head_preempts():
 
 
 @pytest.mark.parametrize(
-    ("leaving", "small", "starts"),
+    ("is_leaving", "small", "starts"),
     [
         pytest.param(False, ask(1), ["b"], id="what leaves enough for the head beside it starts"),
         pytest.param(False, ask(2), [], id="what would take of the room that is made waits"),
         pytest.param(True, ask(2), [], id="so it does where the room was made before"),
+        pytest.param(True, ask(0.5), ["b", "c"], id="all that start leave enough together"),
     ],
 )
-def test_room_that_is_made_is_kept_for_the_head(leaving, small, starts):
-    waiting = [wait("head", 8, ask(3), priority=1), wait("b", 9, small)]
-    turn = turn_of(waiting, [run("r", 1, ask(2), is_leaving=leaving)], [4])
-    assert turn.preempts == ({} if leaving else {"r": "head"})
+def test_room_that_is_made_is_kept_for_the_head(is_leaving, small, starts):
+    waiting = [wait("head", 7, ask(3), priority=1), wait("b", 8, small), wait("c", 9, small)]
+    turn = turn_of(waiting, [run("r", 1, ask(2), is_leaving=is_leaving)], [4])
+    assert turn.preempts == ({} if is_leaving else {"r": "head"})
     assert turn.starts == starts
 
 
