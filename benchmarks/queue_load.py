@@ -1,6 +1,6 @@
 """Ten thousand jobs in the queue: submitting, listing, showing, one scheduling pass, memory.
 
-    python benchmarks/queue_load.py [--jobs 10000] [--clients 50] [--rounds 1]
+    python benchmarks/queue_load.py [--jobs 10000] [--clients 50] [--rounds 1] [--later 180]
 
 For SQLite and for PostgreSQL (GPT2CLS_TEST_POSTGRES, where it makes a database and drops it). The
 controller is a process as users start it; its cluster is one that takes two jobs and never ends
@@ -37,6 +37,7 @@ _ROWS = (
     ("last_per_s", "submissions a second, the last tenth"),
     ("latency_p50_ms", "ms for a submission, median"),
     ("latency_p99_ms", "ms for a submission, 99th of 100"),
+    ("cpu_ms", "CPU ms of the controller for a submission, with its own rounds"),
     ("errors", "errors"),
     ("duplicates", "second jobs for a key"),
     ("list_ms", "ms to list 1,000 jobs"),
@@ -46,7 +47,7 @@ _ROWS = (
     ("pass_after_ms", "ms for a pass, each job after another"),
     ("memory_start_mb", "MB of the controller, empty queue"),
     ("memory_full_mb", "MB of the controller, full queue"),
-    ("memory_later_mb", "MB of the controller, 200 passes later"),
+    ("memory_later_mb", "MB of the controller, some minutes later"),
 )
 
 
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--later", type=float, default=180.0, help="seconds of rounds and requests")
     parser.add_argument("--arm", help="one measurement; its JSON is printed last")
     options = parser.parse_args()
     if options.arm:
@@ -63,6 +65,7 @@ def main() -> None:
     arms: dict[str, Callable[[], Outcome]] = {}
     for server in _SERVERS:
         spec = {"server": server, "jobs": options.jobs, "clients": options.clients}
+        spec["later_s"] = options.later
         arms[server] = lambda spec=spec: run_arm(__file__, spec)  # type: ignore[misc]
     report = Report("queue", "python " + " ".join([__file__.rpartition("/")[2], *sys.argv[1:]]))
     report.machine()
@@ -76,7 +79,7 @@ def main() -> None:
     report.write()
 
 
-def measure(server: str, jobs: int, clients: int) -> Outcome:
+def measure(server: str, jobs: int, clients: int, later_s: float) -> Outcome:
     """Fill a queue and ask about it."""
     with tempfile.TemporaryDirectory(prefix="ql") as folder, _database(server) as url:
         from ray_fake import RayFake
@@ -84,7 +87,7 @@ def measure(server: str, jobs: int, clients: int) -> Outcome:
         with RayFake() as ray:
             place = _Place(Path(folder), url, ray.uri)
             with place.controller():
-                outcome = place.fill(jobs, clients) | place.ask()
+                outcome = place.fill(jobs, clients) | place.ask(later_s)
             return outcome | place.passes()
 
 
@@ -130,9 +133,13 @@ class _Place:
     def memory_mb(self) -> float:
         return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
 
+    def cpu_s(self) -> float:
+        used = psutil.Process(self.process.pid).cpu_times()
+        return float(used.user + used.system)
+
     def fill(self, jobs: int, clients: int) -> Outcome:
         """Submit all, each tenth one twice at once."""
-        at_start_mb, done = self.memory_mb(), []
+        at_start_mb, at_start_s, done = self.memory_mb(), self.cpu_s(), []
 
         def work(number: int) -> None:
             with self.client() as client:
@@ -156,12 +163,13 @@ class _Place:
             "last_per_s": round(tenth / (done[-tenth - 1][0] - done[-2 * tenth - 1][0]), 1),
             "latency_p50_ms": round(latencies[len(latencies) // 2] * 1000, 1),
             "latency_p99_ms": round(latencies[len(latencies) * 99 // 100] * 1000, 1),
+            "cpu_ms": round((self.cpu_s() - at_start_s) / len(done) * 1000, 2),
             "errors": sum(one[2] != 201 for one in done),
             "duplicates": len(ids) - jobs,
             "memory_start_mb": round(at_start_mb, 1),
         }
 
-    def ask(self) -> Outcome:
+    def ask(self, later_s: float) -> Outcome:
         with self.client() as client:
             last_id = client.get("/api/jobs", params={"limit": 1}).json()["jobs"][0]["job_id"]
             return {
@@ -171,12 +179,12 @@ class _Place:
                 ),
                 "show_ms": _median_ms(lambda: client.get(f"/api/jobs/{last_id}")),
                 "memory_full_mb": round(self.memory_mb(), 1),
-                "memory_later_mb": self._memory_later_mb(client),
+                "memory_later_mb": self._memory_later_mb(client, later_s),
             }
 
-    def _memory_later_mb(self, client: httpx.Client) -> float:
-        """After some hundred requests and two minutes of rounds."""
-        deadline = time.monotonic() + 120
+    def _memory_later_mb(self, client: httpx.Client, later_s: float) -> float:
+        """After some hundred requests, and rounds all the time."""
+        deadline = time.monotonic() + later_s
         while time.monotonic() < deadline:
             client.get("/api/jobs")
             time.sleep(0.5)

@@ -56,6 +56,8 @@ def main(folder: Path, port: int, num_cpus: float, num_gpus: float) -> None:
         node_ip_address=LOOPBACK,
         # A port of its own choice would be another one after a restart.
         gcs_server_port=_free_port(),
+        # The usual one may be another Ray's, and then no job would ever start.
+        dashboard_agent_listen_port=_free_port(),
         num_cpus=int(num_cpus),
         num_gpus=int(num_gpus),
         object_store_memory=_OBJECT_STORE_BYTES,

@@ -1,6 +1,7 @@
 """What a job asks of a cluster."""
 
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 from jobs.plan import sweep_plan
@@ -42,4 +43,10 @@ def dump_ask(ask: Ask) -> dict[str, Any]:
 def load_ask(values: dict[str, Any]) -> Ask:
     """What `dump_ask` gave."""
     names = ("workers", "cpus_per_worker", "gpus_per_worker", "driver_cpus")
-    return Ask(**{name: values[name] for name in names})
+    return _shared(*(values[name] for name in names))
+
+
+@lru_cache(maxsize=4096)
+def _shared(*values: Any) -> Ask:
+    """One for all jobs that ask for the same: it remembers what it adds up to."""
+    return Ask(*values)

@@ -92,8 +92,7 @@ class LineCutter:
             _, returned, state = states.rpartition(b"\r")
             if returned or self._is_returned:
                 self._kept, self._size_bytes = b"", 0
-            if len(self._kept) < _MAX_KEPT_BYTES:
-                self._kept += state[: _MAX_KEPT_BYTES - len(self._kept)]
+            self._kept += state[: _MAX_KEPT_BYTES - len(self._kept)]
             self._size_bytes += len(state)
             self._is_returned = False
         self._is_returned |= len(states) < len(piece)

@@ -19,6 +19,7 @@ from jobs.states import FINAL, LIVE, WAITING, State, may_change
 from jobs.store import LISTED, Job, Store, job_of, new_ids
 
 _LEASE, _RESUMED = "controller", "resumed"
+_MOST_TAKEN = 1000
 _IDS_AT_ONCE = 1000  # databases take some thousands of values in one query
 
 
@@ -99,6 +100,7 @@ class QueueStore:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._taken: set[str] = set()
 
     def accept(self, request: Request, *, now_unix_s: float) -> tuple[Job, bool]:
         """The job of a request, and whether it is new: the same key gives the same job.
@@ -107,16 +109,23 @@ class QueueStore:
             KeyTakenError: the key stands for another job already.
         """
         for job_id in new_ids(request.name):
-            if (found := self._by_key(request)) is not None:
-                return found, False
+            if job_id in self._taken:
+                continue
             try:
                 with self.store.write() as db:
                     number = self._add_request(db, request, job_id, now_unix_s)
-                    _add_job(db, request, job_id, number, now_unix_s)
-            except sa.exc.IntegrityError:
-                continue  # the key or the id was taken in this very moment
-            return self.store.get(job_id), True
+                    return _add_job(db, request, job_id, number, now_unix_s), True
+            except sa.exc.IntegrityError:  # the key or the id is taken
+                if (found := self._by_key(request)) is not None:
+                    return found, False
+            self._note_taken(job_id)
         raise AssertionError("ids never end")
+
+    def _note_taken(self, job_id: str) -> None:
+        """The short id of a second, which many jobs of that second would try in vain."""
+        if len(self._taken) >= _MOST_TAKEN:
+            self._taken.clear()
+        self._taken.add(job_id)
 
     def _by_key(self, request: Request) -> Job | None:
         of_key = (REQUESTS.c.user == request.user) & (REQUESTS.c.key == request.key)
@@ -353,7 +362,7 @@ def change_attempt(db: sa.Connection, attempt: Attempt, **values: Any) -> None:
 
 def _add_job(
     db: sa.Connection, request: Request, job_id: str, number: int, now_unix_s: float
-) -> None:
+) -> Job:
     values = {
         "id": job_id,
         "state": State.QUEUED,
@@ -368,9 +377,10 @@ def _add_job(
     }
     same = ("name", "kind", "text", "base_dir", "user", "queue", "priority", "origin")
     values |= {name: getattr(request, name) for name in same}
-    db.execute(JOBS.insert().values(**values))
+    row = db.execute(JOBS.insert().values(**values).returning(JOBS)).mappings().one()
     event = {"job_id": job_id, "old": "", "new": State.QUEUED, "reason": "submitted"}
     db.execute(EVENTS.insert().values(by_whom=request.user, at_unix_s=now_unix_s, **event))
+    return job_of(dict(row))
 
 
 def _difference(job: Job, request: Request) -> str:

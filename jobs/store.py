@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -231,13 +232,20 @@ class Store:
         return self._engine
 
 
-_AS_JSON = ("spec", "ask", "limits", "after")
+_SMALL_JSON = ("ask", "limits", "after")
 
 
 def job_of(row: dict[str, Any]) -> Job:
     """A row of the table as a job."""
-    values = {name: json.loads(row[name]) for name in _AS_JSON if name in row}
-    return Job(**({"spec": {}} | row | values | {"state": State(row["state"])}))
+    values = {name: _parsed(row[name]) for name in _SMALL_JSON}
+    spec = json.loads(row["spec"]) if "spec" in row else {}
+    return Job(**(row | values | {"spec": spec, "state": State(row["state"])}))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Any:
+    """Few texts are in thousands of rows; what is given is shared, and never changed."""
+    return json.loads(text)
 
 
 def new_ids(name: str) -> Iterator[str]:
