@@ -69,9 +69,12 @@ def main() -> None:
         arms[server] = lambda spec=spec: run_arm(__file__, spec)  # type: ignore[misc]
     report = Report("queue", "python " + " ".join([__file__.rpartition("/")[2], *sys.argv[1:]]))
     report.machine()
+    load_before = os.getloadavg()[1]
     outcomes = take_turns(arms, options.rounds)
     report.document["outcomes"] = outcomes
+    load = " to ".join(f"{value:.1f}" for value in sorted([load_before, os.getloadavg()[1]]))
     report.add("", f"{options.jobs:,} jobs, {options.clients} clients at once.")
+    report.add(f"What else the machine did counts: its load was {load}.")
     rows = [
         [words, *(spread(outcomes[server], name) for server in _SERVERS)] for name, words in _ROWS
     ]

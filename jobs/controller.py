@@ -92,7 +92,8 @@ class Controller:
         self._watches: dict[str, _Watch] = {}
         self._faults: dict[str, str] = {}
         self._rng = Random()
-        self._next_turn_unix_s = 0.0
+        self._next_turn_unix_s = (0.0, 0.0)
+        """Where something has changed, so that requests find the processor free; where not."""
         self._turn_state: tuple[Any, ...] = ()
 
     def round(self) -> None:
@@ -315,7 +316,9 @@ class Controller:
     def _is_turn_due(self, view: ClusterView | None) -> bool:
         """Whether anything may have changed; to weigh thousands of jobs takes its time."""
         state = (self.queue.newest_event(), view.nodes if view else None, self.is_draining)
-        if state == self._turn_state and self.clock.unix_s() < self._next_turn_unix_s:
+        least_unix_s, most_unix_s = self._next_turn_unix_s
+        due_unix_s = most_unix_s if state == self._turn_state else least_unix_s
+        if self.clock.unix_s() < due_unix_s:
             return False
         self._turn_state = state
         return True
@@ -332,7 +335,8 @@ class Controller:
         else:
             self._start(jobs, parents, view)
         now = self.clock.unix_s()
-        self._next_turn_unix_s = now + max(_TURN_EVERY_S, 10 * (now - started_unix_s))
+        took_s = now - started_unix_s
+        self._next_turn_unix_s = now + 2 * took_s, now + max(_TURN_EVERY_S, 10 * took_s)
 
     def _parents(self, jobs: list[Job]) -> Mapping[str, State]:
         """The states of all jobs that others come after, all seen at once."""

@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from gpt2cls.errors import RequestError
 from jobs.masking import mask
 from jobs.schema import DELIVERIES, EVENTS, JOBS, WEBHOOKS
-from jobs.webhooks import DELIVERED, WAITING, read_secret, signature, without_query, writing
+from jobs.webhooks import read_secret, signature, without_query, writing
 
 MAX_TRIES = 20
 """About an hour with the waits between them; then a delivery is given up."""
@@ -150,7 +150,7 @@ class Notifier:
 
     def _claim(self, row: sa.Row[Any]) -> bool:
         """Whether this try is ours. Whatever comes between, another one follows."""
-        claim = _this(row).where(WAITING, DELIVERIES.c.num_tries == row.num_tries)
+        claim = _this(row).where(DELIVERIES.c.num_tries == row.num_tries)
         values = {"num_tries": row.num_tries + 1, "next_unix_s": self._now() + _CLAIM_S}
         with writing(self._engine) as db:
             return bool(db.execute(claim.values(**values)).rowcount == 1)
@@ -180,7 +180,7 @@ class Notifier:
             return f"no answer: {_harmless(_words(error), hidden)}"
 
     def _write_down(self, row: sa.Row[Any], error: str | None) -> None:
-        num_tries, ours = row.num_tries + 1, _this(row).where(~DELIVERED)
+        num_tries, ours = row.num_tries + 1, _this(row)
         values: dict[str, Any] = {"next_unix_s": None}
         if error is None:
             values["delivered_unix_s"] = self._now()

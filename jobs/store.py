@@ -167,7 +167,8 @@ class Store:
         return self._select(sa.select(*LISTED).order_by(_JOBS.c.created_unix_s.desc()).limit(limit))
 
     def live_jobs(self) -> list[Job]:
-        return self._select(sa.select(_JOBS).where(_JOBS.c.state.in_([*LIVE])))
+        """Those that have not ended, without their specs."""
+        return self._select(sa.select(*LISTED).where(_JOBS.c.state.in_([*LIVE])))
 
     def add_promotion(
         self,

@@ -26,9 +26,9 @@ from jobs.states import FINAL, State
 
 _SECRET_BYTES = range(16, 1025)
 _URL_CHARACTERS = 2048
-WAITING = DELIVERIES.c.next_unix_s.is_not(None)
-DELIVERED = DELIVERIES.c.delivered_unix_s.is_not(None)
-_OUTCOME = sa.case((DELIVERED, "delivered"), (WAITING, "waiting"), else_="failed")
+_WAITING = DELIVERIES.c.next_unix_s.is_not(None)
+_DELIVERED = DELIVERIES.c.delivered_unix_s.is_not(None)
+_OUTCOME = sa.case((_DELIVERED, "delivered"), (_WAITING, "waiting"), else_="failed")
 
 
 def signature(secret: bytes, timestamp: int, body: bytes) -> str:
@@ -202,7 +202,7 @@ def webhooks(engine: sa.Engine) -> list[dict[str, Any]]:
     log = DELIVERIES.c
     hook_id = log.webhook_id
     counted = sa.select(hook_id, _OUTCOME, sa.func.count()).group_by(hook_id, _OUTCOME)
-    wrong = sa.select(hook_id, log.last_error).where(~DELIVERED, log.last_error != "")
+    wrong = sa.select(hook_id, log.last_error).where(~_DELIVERED, log.last_error != "")
     with engine.connect() as db:
         hooks = db.execute(sa.select(WEBHOOKS).order_by(WEBHOOKS.c.id)).all()
         counts = {(hook, outcome): num for hook, outcome, num in db.execute(counted)}

@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 from functools import partial
+from random import Random
 
 import httpx
 from ray_fake import RayFake
@@ -42,6 +43,13 @@ class FastClock(SteadyClock):
 
     def unix_s(self):
         return super().unix_s() + self.passed_s
+
+
+class LongestPauses(Random):
+    """What is drawn is as much as can be, so that a slow machine makes no test fail."""
+
+    def uniform(self, a, b):
+        return max(a, b)
 
 
 class World:
@@ -78,6 +86,7 @@ class World:
             clock=self.clock,
             say=self.said.append,
         )
+        made._rng = LongestPauses()
         self.controllers.append(made)
         return made
 

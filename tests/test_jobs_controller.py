@@ -9,6 +9,7 @@ from queue_world import SPEC, STOPPED, SUCCEEDED, USER, world_at
 from jobs.attempt_files import read_end, say_end, say_started
 from jobs.lifecycle import End
 from jobs.queue_store import LeaseLostError
+from jobs.schedule import next_turn
 from jobs.states import FINAL, State
 
 
@@ -78,6 +79,21 @@ def test_room_that_comes_free_is_used_at_once(world):
     world.end(first, SUCCEEDED)
     world.round(controller)
     assert world.states(first, second) == ["SUCCEEDED", "STARTING"]
+
+
+def test_a_pass_that_takes_long_leaves_time_for_requests(world, monkeypatch):
+    def slow_turn(*args):
+        world.clock.passed_s += 3.0
+        return next_turn(*args)
+
+    monkeypatch.setattr("jobs.controller.next_turn", slow_turn)
+    controller, first = world.controller(), world.submit()
+    world.round(controller)
+    second = world.submit()
+    world.round(controller, passed_s=5.0)
+    assert world.states(first, second) == ["STARTING", "QUEUED"]
+    world.round(controller, passed_s=1.5)
+    assert world.state(second) == "STARTING"
 
 
 # A cluster that cannot be reached.

@@ -236,6 +236,14 @@ def test_what_was_seen_and_is_no_more_changes_nothing(queue):
     assert [event["new"] for event in queue.events(seen.id)] == ["QUEUED", "STOPPED"]
 
 
+def test_a_verdict_from_before_a_stop_is_none(queue):
+    seen = put(queue, accepted(queue), state=State.RUNNING, num_attempts=1)
+    queue.wish_to_stop(seen.id, by_whom="ada", now_unix_s=2.0)
+    with queue.store.write() as db:
+        assert not move(db, seen, State.RETRYING, "", "controller", 3.0)
+    assert queue.store.get(seen.id).state is State.RUNNING
+
+
 def test_the_states_of_many_jobs_are_found_at_once(queue, monkeypatch):
     monkeypatch.setattr("jobs.queue_store._IDS_AT_ONCE", 2)
     ids = [accepted(queue, f"k{i}").id for i in range(5)]
