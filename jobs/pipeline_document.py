@@ -1,0 +1,95 @@
+"""How far a pipeline has come: a document in its folder, replaced whole at every change."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from jobs.spec import PipelineJob
+from jobs.spool import write_json
+from jobs.states import FINAL, State
+from jobs.tables import plain_table
+
+DOCUMENT = "pipeline.json"
+_LEFT = "its process ended before it did"
+
+
+def new_document(job: PipelineJob) -> list[dict[str, Any]]:
+    """The stages before anything is done, in the order they run."""
+    return [
+        {
+            "stage": name,
+            "kind": job.stages[name].job.kind,
+            "needs": [*needs],
+            "state": "PENDING",
+            "reason": None,
+            "reused": False,
+            "address": None,
+            "job": None,
+            "run_id": None,
+            "metrics": {},
+            "output": None,
+            "seconds": None,
+        }
+        for name, needs in job.needs.items()
+    ]
+
+
+def read_document(job_dir: Path) -> list[dict[str, Any]]:
+    """The stages as they were last written down; none, if the pipeline has not begun."""
+    try:
+        return list(json.loads((job_dir / DOCUMENT).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return []
+
+
+def write_document(job_dir: Path, stages: Sequence[Mapping[str, Any]]) -> None:
+    write_json(job_dir / DOCUMENT, stages)
+
+
+def stages_of(job_dir: Path, state: State) -> list[dict[str, Any]]:
+    """The stages, none of which runs where the job does not."""
+    stages = read_document(job_dir)
+    for stage in stages:
+        if stage["state"] == "RUNNING" and state in FINAL:
+            stage |= {"state": "KILLED", "reason": stage["reason"] or _LEFT}
+    return stages
+
+
+def stages_table(stages: Sequence[Mapping[str, Any]]) -> Table:
+    """For a person: what was done, what was there already, and what came of it."""
+    columns = ["stage", "kind", "needs", "state", "seconds", "result", "output"]
+    rows = [
+        [
+            stage["stage"],
+            stage["kind"],
+            ", ".join(stage["needs"]) or "-",
+            "reused" if stage["reused"] else stage["state"],
+            stage["seconds"],
+            _result(stage),
+            stage["output"],
+        ]
+        for stage in stages
+    ]
+    return plain_table(columns, rows)
+
+
+def plan_table(stages: Sequence[Mapping[str, Any]]) -> Table:
+    """The stages in the order they run, and what each needs."""
+    rows = [
+        [i, stage["stage"], stage["kind"], ", ".join(stage["needs"]) or "-"]
+        for i, stage in enumerate(stages, 1)
+    ]
+    return plain_table(["", "stage", "kind", "needs"], rows, "stages, in the order they run")
+
+
+def _result(stage: Mapping[str, Any]) -> str:
+    if stage["reason"]:
+        return str(stage["reason"])
+    return ", ".join(f"{name} {_number(value)}" for name, value in [*stage["metrics"].items()][:2])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) and value > 1 else f"{value:.4f}"
