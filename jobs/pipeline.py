@@ -31,7 +31,7 @@ from jobs.attempt import (
     run_work,
 )
 from jobs.errors import JobFailed, JobStopped
-from jobs.pipeline_document import new_document, read_document, write_document
+from jobs.pipeline_document import DOCUMENT, new_document, read_document, write_document
 from jobs.provenance import run_tags
 from jobs.spec import PipelineJob, PredictJob, dump
 from jobs.spool import write_json
@@ -105,9 +105,12 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """All stages, in an order in which each finds what it needs; the pipeline's document."""
         started_s = time.monotonic()
-        with stopped_by_signal():
-            for number, stage in enumerate(self.stages, 1):
-                self._run_stage(number, stage)
+        try:
+            with stopped_by_signal():
+                for number, stage in enumerate(self.stages, 1):
+                    self._run_stage(number, stage)
+        finally:
+            self.attempt.record.artifact(self.attempt.dir / DOCUMENT)
         document = {
             "job_id": self.attempt.job_id,
             "stages": self.stages,

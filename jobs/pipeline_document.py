@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.table import Table
 
 from jobs.spec import PipelineJob
@@ -49,9 +51,14 @@ def write_document(job_dir: Path, stages: Sequence[Mapping[str, Any]]) -> None:
     write_json(job_dir / DOCUMENT, stages)
 
 
-def stages_of(job_dir: Path, state: State) -> list[dict[str, Any]]:
+def stages_of(
+    job_dir: Path, spec: Mapping[str, Any], state: State
+) -> list[dict[str, Any]]:
     """The stages, none of which runs where the job does not."""
     stages = read_document(job_dir)
+    if not stages:
+        with suppress(ValidationError):  # another version wrote it down
+            stages = new_document(PipelineJob.model_validate(spec))
     for stage in stages:
         if stage["state"] == "RUNNING" and state in FINAL:
             stage |= {"state": "KILLED", "reason": stage["reason"] or _LEFT}
@@ -60,16 +67,16 @@ def stages_of(job_dir: Path, state: State) -> list[dict[str, Any]]:
 
 def stages_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     """For a person: what was done, what was there already, and what came of it."""
-    columns = ["stage", "kind", "needs", "state", "seconds", "result", "output"]
+    columns = ["stage", "kind", "needs", "state", "seconds", "result", "address"]
     rows = [
         [
             stage["stage"],
             stage["kind"],
             ", ".join(stage["needs"]) or "-",
             "reused" if stage["reused"] else stage["state"],
-            stage["seconds"],
+            None if stage["seconds"] is None else f"{stage['seconds']:,.1f}",
             _result(stage),
-            stage["output"],
+            stage["address"] and stage["address"][:12],
         ]
         for stage in stages
     ]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import ConfigDict, Field, Strict, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from gpt2cls.config import Block, DataConfig, ModelConfig, Number, Pair, TrainConfig
@@ -169,6 +169,10 @@ class EvaluateJob(Block):
 AnyStageJob = FinetuneJob | PredictJob | EvaluateJob
 
 
+_OPEN_BLOCK = {"type": "object", "properties": {}}
+"""For editors: a file may give what a schema of a whole job would miss."""
+
+
 class Stage(Block):
     """One job of a pipeline, and what has to be done before it."""
 
@@ -178,8 +182,11 @@ class Stage(Block):
     """A job file that holds the job; what stands in `job` beside it replaces what the file says."""
     folder: str = Field(".", min_length=1)
     """What relative paths in the job are taken from; with `file`, the folder of that file."""
-    job: Annotated[AnyStageJob, Field(discriminator="kind")]
-    """A finetune, predict or evaluate job without a name: that is <pipeline>-<stage>."""
+    job: Annotated[AnyStageJob, Field(discriminator="kind"), WithJsonSchema(_OPEN_BLOCK)]
+    """A finetune, predict or evaluate job without a name: that is <pipeline>-<stage>. Beside `file`
+    a part of one, or left out."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None))
 
 
 class PipelineJob(Block):

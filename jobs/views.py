@@ -63,7 +63,7 @@ def _parts_of(job: Job, folder: Path) -> dict[str, Any]:
         return {}
     from jobs.pipeline_document import stages_of
 
-    return {"stages": stages_of(folder, job.state)}
+    return {"stages": stages_of(folder, job.spec, job.state)}
 
 
 def _attempts(job: Job, queue: QueueStore, lost: list[Any]) -> list[dict[str, Any]]:
