@@ -242,6 +242,8 @@ def _steps_into(at: dict[str, Any], part: str | int, schema: dict[str, Any]) -> 
             yield branch["properties"][part]
         elif isinstance(part, int) and part < len(branch.get("prefixItems", [])):
             yield branch["prefixItems"][part]
+        elif isinstance(part, int) and isinstance(branch.get("items"), dict):
+            yield branch["items"]
         elif isinstance(branch.get("additionalProperties"), dict):
             yield branch["additionalProperties"]
 
