@@ -31,7 +31,16 @@ from jobs.attempt import (
     run_work,
 )
 from jobs.errors import JobFailed, JobStopped
-from jobs.pipeline_document import DOCUMENT, new_document, read_document, write_document
+from jobs.pipeline_document import (
+    DOCUMENT,
+    STAGES_DIR,
+    new_document,
+    read_document,
+    run_id_of,
+    stage_dir,
+    with_run_ids,
+    write_document,
+)
 from jobs.provenance import run_tags
 from jobs.spec import PipelineJob, PredictJob, dump
 from jobs.spool import write_json
@@ -39,7 +48,6 @@ from jobs.stage_store import RESULT, Made, address_of, find, keep
 from jobs.stage_work import MADE_DIR, StageTask, task_of, with_paths
 from jobs.store import Store
 
-STAGES_DIR = "stages"
 ADDRESS_FILE = "address"
 
 
@@ -76,7 +84,7 @@ def attempt_pipeline(
     tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Begin a pipeline that is written down, or go on with it."""
-    return run_work(
+    document = run_work(
         job_id,
         job,
         lambda attempt: Pipeline(attempt, job).run(),
@@ -86,11 +94,8 @@ def attempt_pipeline(
         watch=Stopwatch(),
         tell=tell,
     )
-
-
-def stage_dir(job_dir: Path, stage: str) -> Path:
-    """The folder in which a stage works."""
-    return job_dir / STAGES_DIR / stage
+    job_dir = surroundings.home.job_dir(job_id)
+    return document | {"stages": with_run_ids(job_dir, document["stages"])}
 
 
 class Pipeline:
@@ -213,7 +218,6 @@ class Pipeline:
                 "stage": name,
                 "kind": stage["kind"],
                 "job_id": attempt.job_id,
-                "run_id": record.run_id,
                 "metrics": task.metrics_of(document),
                 "output": task.output,
                 "seconds": _since(started_s),
@@ -224,7 +228,6 @@ class Pipeline:
             status = "KILLED"
             raise
         finally:
-            self._note(stage, run_id=record.run_id)
             record.end(status)
             attempt.record.follow(folder)
         return made
@@ -236,11 +239,16 @@ class Pipeline:
         )
         job = self.job.stages[stage["stage"]].job
         spool.params(params_of(job))
-        origin = made.about["run_id"] or made.about["job_id"]
-        spool.tags(self._tags(stage) | {"gpt2cls.reused_from": origin})
+        spool.tags(self._tags(stage) | {"gpt2cls.reused_from": self._origin(made)})
         spool.metrics(made.about["metrics"], step=0)
         spool.status("FINISHED")
         spool.close()
+
+    def _origin(self, made: Made) -> str:
+        """The run in which something was made; its job, where that has none or is gone."""
+        job_id = str(made.about["job_id"])
+        folder = self.attempt.surroundings.home.job_dir(job_id)
+        return run_id_of(stage_dir(folder, made.about["stage"])) or job_id
 
     def _tags(self, stage: dict[str, Any]) -> dict[str, str]:
         return {

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from jobs.spec import PipelineJob
-from jobs.spool import write_json
+from jobs.spool import Spool, write_json
 from jobs.states import FINAL, State
 from jobs.tables import plain_table
 
 DOCUMENT = "pipeline.json"
+STAGES_DIR = "stages"
 _LEFT = "its process ended before it did"
 
 
@@ -30,7 +31,6 @@ def new_document(job: PipelineJob) -> list[dict[str, Any]]:
             "reused": False,
             "address": None,
             "job": None,
-            "run_id": None,
             "metrics": {},
             "output": None,
             "seconds": None,
@@ -51,9 +51,7 @@ def write_document(job_dir: Path, stages: Sequence[Mapping[str, Any]]) -> None:
     write_json(job_dir / DOCUMENT, stages)
 
 
-def stages_of(
-    job_dir: Path, spec: Mapping[str, Any], state: State
-) -> list[dict[str, Any]]:
+def stages_of(job_dir: Path, spec: Mapping[str, Any], state: State) -> list[dict[str, Any]]:
     """The stages, none of which runs where the job does not."""
     stages = read_document(job_dir)
     if not stages:
@@ -62,7 +60,23 @@ def stages_of(
     for stage in stages:
         if stage["state"] == "RUNNING" and state in FINAL:
             stage |= {"state": "KILLED", "reason": stage["reason"] or _LEFT}
-    return stages
+    return with_run_ids(job_dir, stages)
+
+
+def stage_dir(job_dir: Path, stage: str) -> Path:
+    """The folder in which a stage works."""
+    return job_dir / STAGES_DIR / stage
+
+
+def with_run_ids(job_dir: Path, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The stages with their runs, which MLflow may have made long after they ended."""
+    return [{**stage, "run_id": run_id_of(stage_dir(job_dir, stage["stage"]))} for stage in stages]
+
+
+def run_id_of(folder: Path) -> str | None:
+    """The run of the stage that worked in a folder; None: it has none yet, or is gone."""
+    run_id = Spool(folder).head().get("run_id")
+    return str(run_id) if run_id else None
 
 
 def stages_table(stages: Sequence[Mapping[str, Any]]) -> Table:

@@ -9,6 +9,7 @@ import heapq
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import join, normpath
 from typing import Any
 
 from jobs.names import MAX_NAME, NAME_PATTERN, NAME_WORDS
@@ -79,6 +80,7 @@ def graph_faults(stages: Mapping[str, Any]) -> Iterator[Fault]:
             if need.stage not in stages:
                 yield need.path, need.given, _not_there(need, stages)
     yield from _cycle_faults(needs)
+    yield from _output_faults(stages)
 
 
 def name_faults(pipeline: str, stages: Iterable[str]) -> Iterator[Fault]:
@@ -172,6 +174,19 @@ def _reference_faults(
         elif (kind := kinds.get(reference[0])) in _KINDS and MADE.get(kind) != takes:
             makers = ", ".join(kind for kind, made in MADE.items() if made == takes)
             yield path, text, f"of a stage of kind {makers}; {reference[0]} is of kind {kind}"
+
+
+def _output_faults(stages: Mapping[str, Any]) -> Iterator[Fault]:
+    """Stages that would replace the file of another one."""
+    writers: dict[str, str] = {}
+    for name, stage in stages.items():
+        job = stage.get("job")
+        output = job.get("output") if isinstance(job, dict) else None
+        if isinstance(output, str):
+            path = normpath(join(str(stage.get("folder", ".")), output))
+            if writers.setdefault(path, name) != name:
+                words = f"another file than that of stage {writers[path]}"
+                yield ("stages", name, "job", "output"), output, words
 
 
 _WORDS = {"model": "model", "output": "source of rows"}

@@ -76,6 +76,12 @@ TABLE = [
     ("an output that cannot be written", SMALL + '  b: {job: {kind: predict, model: "${stages.'
      'small.model}", input: job.yaml, output: no/o.csv}}', "stages.b.job.output", 5, "no/o.csv",
      "no folder"),
+    (
+        "one file of two stages",
+        SMALL + '  b: {job: {kind: predict, model: ".", input: job.yaml, output: o.csv}}\n'
+        '  c: {job: {kind: predict, model: ".", input: job.yaml, output: ./o.csv}}',
+        "stages.c.job.output", 6, "./o.csv", "than that of stage b",
+    ),
     ("a file that is not there", "  b: {file: no.yaml}", "stages.b.file", 4, "no.yaml",
      "No such file"),
     ("a file and a folder", "  b: {file: job.yaml, folder: x}", "stages.b.folder", 4, "x",

@@ -118,7 +118,7 @@ def a_made(place, name, text="1"):
     aside = place / "aside"
     (aside / "model").mkdir(parents=True)
     (aside / "model" / "weights").write_text(text)
-    about = {"job_id": "j", "run_id": None, "metrics": {}, "output": "model"}
+    about = {"job_id": "j", "metrics": {}, "output": "model"}
     return keep(place / "cache", name, aside, about, {"rows": 1})
 
 

@@ -97,6 +97,7 @@ def test_the_pipeline_is_one_run_with_a_run_under_it_for_each_stage(
         STAGES, "FINISHED"
     )
     for name, stage in by_name(done).items():
+        assert stage["run_id"] == runs[name].info.run_id
         assert runs[name].data.tags["gpt2cls.address"] == stage["address"]
         assert runs[name].data.metrics.items() >= stage["metrics"].items()
     assert runs["again"].data.params["train.lr"] == "0.002"
