@@ -47,7 +47,7 @@ def check_pipeline(
             jobs[name] = job
     tree.problems += _shell_problems(tree, stages)
     faults = [*name_faults(str(tree.values.get("name")), stages), *graph_faults(stages)]
-    tree.problems += [must_be(tree, *_with_path(fault)) for fault in faults]
+    tree.problems += [must_be(tree, *fault) for fault in faults]
     if tree.problems or len(jobs) < len(stages):
         return None, tuple(missing)
     return _assembled(tree, stages, jobs), tuple(missing)
@@ -196,12 +196,6 @@ def _shell_problems(tree: Tree, stages: Mapping[str, dict[str, Any]]) -> list[Pr
     finally:
         tree.values = given
     return problems
-
-
-def _with_path(fault: Any) -> tuple[Path_, Any, str]:
-    path, value, allowed = fault
-    assert isinstance(path, tuple), "names of stages could hold dots"
-    return path, value, allowed
 
 
 def _assembled(

@@ -10,7 +10,8 @@ from pydantic_core import PydanticCustomError
 from gpt2cls.config import Block, DataConfig, ModelConfig, Number, Pair, TrainConfig
 from jobs.names import JobName, ModelAddress
 from jobs.search import METRICS, Fault, SearchConfig, SpaceGiven, num_trials, sweep_faults
-from jobs.stage_graph import graph_faults, name_faults, needs_of, order
+from jobs.stage_graph import StageFault, graph_faults, name_faults, needs_of, order
+from jobs.tree import dotted
 from tune_spaces import read_space
 from tune_spaces.fields import FIELDS
 from tune_spaces.space import Space
@@ -213,7 +214,10 @@ class PipelineJob(Block):
     @model_validator(mode="after")
     def _the_stages_fit_each_other(self) -> Self:
         if faults := [*_stage_faults(self)]:
-            raise PydanticCustomError("rules", "several stages do not fit", {"faults": faults})
+            # Said whole: the queue's face shows this text, and nothing else of it.
+            words = [f"{dotted(path)} must be {allowed}" for path, _, allowed in faults[:3]]
+            given = {"faults": faults, "words": "; ".join(words)}
+            raise PydanticCustomError("rules", "{words}", given)
         return self
 
     @cached_property
@@ -283,7 +287,7 @@ def _with_name(stage: Any, pipeline: Any, name: str) -> Any:
     )
 
 
-def _stage_faults(job: PipelineJob) -> Iterator[Fault]:
+def _stage_faults(job: PipelineJob) -> Iterator[StageFault]:
     yield from name_faults(job.name, job.stages)
     yield from graph_faults(_as_plain(job))
     for name, stage in job.stages.items():

@@ -13,9 +13,10 @@ from os.path import join, normpath
 from typing import Any
 
 from jobs.names import MAX_NAME, NAME_PATTERN, NAME_WORDS
-from jobs.search import Fault
 from jobs.tree import Path_, dotted
 
+StageFault = tuple[Path_, object, str]
+"""Where, what stands there, and what must."""
 MARK = "${stages."
 """How the text begins that stands for what another stage made."""
 MADE = {"finetune": "model", "predict": "output"}
@@ -69,7 +70,7 @@ def needs_of(name: str, stage: Mapping[str, Any]) -> list[Need]:
     return needs
 
 
-def graph_faults(stages: Mapping[str, Any]) -> Iterator[Fault]:
+def graph_faults(stages: Mapping[str, Any]) -> Iterator[StageFault]:
     """Everything that is wrong between stages: references, stages that are not there, cycles."""
     stages = {name: stage for name, stage in stages.items() if isinstance(stage, dict)}
     kinds = {name: _kind(stage) for name, stage in stages.items()}
@@ -83,7 +84,7 @@ def graph_faults(stages: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _output_faults(stages)
 
 
-def name_faults(pipeline: str, stages: Iterable[str]) -> Iterator[Fault]:
+def name_faults(pipeline: str, stages: Iterable[str]) -> Iterator[StageFault]:
     """Names of stages that cannot be part of the names of their jobs."""
     longest = MAX_NAME - len(pipeline) - 1
     for name in stages:
@@ -140,7 +141,7 @@ def _first(names: Sequence[str], is_meant: Callable[[str], bool]) -> str:
     return next(name for name in names if is_meant(name))
 
 
-def _cycle_faults(needs: Mapping[str, Sequence[Need]]) -> Iterator[Fault]:
+def _cycle_faults(needs: Mapping[str, Sequence[Need]]) -> Iterator[StageFault]:
     by_name = {name: [need.stage for need in found] for name, found in needs.items()}
     for cycle in cycles(by_name):
         at, after = cycle[0], cycle[1 % len(cycle)]
@@ -160,7 +161,7 @@ def _shown(cycle: Sequence[str]) -> str:
 
 def _reference_faults(
     name: str, stage: Mapping[str, Any], kinds: Mapping[str, Any]
-) -> Iterator[Fault]:
+) -> Iterator[StageFault]:
     at: Path_ = ("stages", name, "job")
     for path, text in _marked(stage.get("job"), at):
         takes, reference = TAKES.get(path[len(at) :]), parse_reference(text)
@@ -176,7 +177,7 @@ def _reference_faults(
             yield path, text, f"of a stage of kind {makers}; {reference[0]} is of kind {kind}"
 
 
-def _output_faults(stages: Mapping[str, Any]) -> Iterator[Fault]:
+def _output_faults(stages: Mapping[str, Any]) -> Iterator[StageFault]:
     """Stages that would replace the file of another one."""
     writers: dict[str, str] = {}
     for name, stage in stages.items():

@@ -5,7 +5,8 @@ import json
 import pytest
 from test_jobs_cli_jobs import a_job, home, said  # noqa: F401 - a fixture
 
-from jobs.api import Submission, _job
+from gpt2cls.errors import RequestError
+from jobs.api import _job
 from jobs.asks import ask_of
 from jobs.cli import main
 from jobs.pipeline import _make_ready
@@ -38,11 +39,10 @@ def test_a_pipeline_asks_for_as_much_as_its_largest_stage():
 
 def test_the_queue_takes_a_pipeline_and_refuses_one_with_a_cycle():
     spec = dump(a_pipeline(a={}, b={}))
-    wish = {"text": "", "base_dir": "/", "key": "k" * 20}
-    assert isinstance(_job(Submission(spec=spec, **wish)), PipelineJob)
+    assert isinstance(_job(spec), PipelineJob)
     spec["stages"]["a"]["needs"] = ["b"]
-    with pytest.raises(ValueError, match="do not fit"):
-        _job(Submission(spec=spec, **wish))
+    with pytest.raises(RequestError, match=r"stages\.a\.needs\[0\] must be .*: a -> b -> a"):
+        _job(spec)
 
 
 def test_a_pipeline_that_waits_shows_its_stages(home, capfd):  # noqa: F811
