@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.plan import sweep_plan
 from jobs.schedule import Ask
-from jobs.spec import AnyJob, FinetuneJob, SweepJob
+from jobs.spec import AnyJob, FinetuneJob, PipelineJob, SweepJob
 
 
 def ask_of(job: AnyJob, cores: float) -> Ask:
@@ -26,6 +26,9 @@ def ask_of(job: AnyJob, cores: float) -> Ask:
         workers = int(plan["workers_per_trial"])
         per_worker = float(plan["cpus_per_trial"]) / workers
         return Ask(workers * at_a_time, per_worker, job.cluster.gpus_per_worker)
+    if isinstance(job, PipelineJob):  # one stage at a time
+        asks = [ask_of(stage.job, cores) for stage in job.stages.values()]
+        return max(asks, key=lambda ask: (ask.gpus, ask.cpus))
     return Ask(1, 1.0, 0.0)
 
 

@@ -29,7 +29,7 @@ from jobs.inputs import tokenizer_of, tokens_of
 from jobs.joblog import JobLog
 from jobs.provenance import run_tags
 from jobs.record import Record, run_page
-from jobs.spec import FinetuneJob, SweepJob, dump
+from jobs.spec import AnyJob, FinetuneJob, PipelineJob, SweepJob, dump
 from jobs.spool import write_json
 from jobs.states import State
 from jobs.store import Store
@@ -77,9 +77,7 @@ def read_data(job: FinetuneJob | SweepJob, base_dir: Path, surroundings: Surroun
     return Ready(prepared, tokenizer_of(job, prepared, surroundings, base_dir))
 
 
-def new_job(
-    text: str, job: FinetuneJob | SweepJob, base_dir: Path, surroundings: Surroundings
-) -> str:
+def new_job(text: str, job: AnyJob, base_dir: Path, surroundings: Surroundings) -> str:
     """Write a new job down, owned by this process; its id."""
     store = Store(surroundings.home)
     job_id = store.create(name=job.name, kind=job.kind, spec=dump(job)).id
@@ -109,10 +107,12 @@ class Attempt:
     record: Record
     log: JobLog
     watch: Stopwatch
+    part: str = ""
+    """Folder of a part of the job, below the job's own, which has this work for its own."""
 
     @property
     def dir(self) -> Path:
-        return self.surroundings.home.job_dir(self.job_id)
+        return self.surroundings.home.job_dir(self.job_id) / self.part
 
 
 def run_attempt(
@@ -127,6 +127,34 @@ def run_attempt(
     ready: Ready | None = None,
     tell: Tell | None = None,
 ) -> dict[str, Any]:
+    """As `run_work`, for a job that trains; `ready`: its data, if it was read already."""
+
+    def with_data(attempt: Attempt) -> dict[str, Any]:
+        return work(attempt, ready or read_data(job, attempt.base_dir, surroundings))
+
+    return run_work(
+        job_id,
+        job,
+        with_data,
+        surroundings=surroundings,
+        console=console,
+        ray=ray,
+        watch=watch,
+        tell=tell,
+    )
+
+
+def run_work(
+    job_id: str,
+    job: FinetuneJob | SweepJob | PipelineJob,
+    work: Callable[[Attempt], dict[str, Any]],
+    *,
+    surroundings: Surroundings,
+    console: Console,
+    ray: RayPlace | None,
+    watch: Stopwatch,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
     """Do the work of a job; whatever happens, `tell` and the record end with the truth.
 
     Args:
@@ -137,7 +165,6 @@ def run_attempt(
         console: where progress is shown.
         ray: where the ranks run; None: in this process.
         watch: seconds so far.
-        ready: the data, if it was read already.
         tell: is told how the attempt ended; None: the store is.
     """
     job_dir = surroundings.home.job_dir(job_id)
@@ -148,7 +175,7 @@ def run_attempt(
     base_dir = base_dir_of(job_dir)
     attempt = Attempt(job_id, base_dir, surroundings, console, ray, record, log, watch)
     try:
-        document = work(attempt, ready or read_data(job, base_dir, surroundings))
+        document = work(attempt)
     except BaseException as error:
         _end_early(attempt, tell, error)
         raise
@@ -160,9 +187,7 @@ def run_attempt(
     return document | {"run_id": record.run_id, "status": "FINISHED", "run_page": page}
 
 
-def _open_record(
-    job_id: str, job: FinetuneJob | SweepJob, surroundings: Surroundings, log: JobLog
-) -> Record:
+def _open_record(job_id: str, job: AnyJob, surroundings: Surroundings, log: JobLog) -> Record:
     job_dir = surroundings.home.job_dir(job_id)
     record = Record(
         job_dir,
@@ -172,7 +197,7 @@ def _open_record(
         log=log.say,
         starts_server=surroundings.tracking_uri is None,
     )
-    record.params(_flat(dump(job)))
+    record.params(params_of(job))
     record.tags(run_tags())
     record.artifact(job_dir / JOB_FILE)
     record.artifact(job_dir / RESOLVED_FILE)
@@ -244,6 +269,13 @@ def measure_and_register(
     for figure in outcome.figures:
         record.artifact(figure, "figures")
     return document
+
+
+def params_of(job: AnyJob) -> dict[str, Any]:
+    """What a run says of its job; the settings of a stage are in the stage's own run."""
+    if isinstance(job, PipelineJob):
+        return {"kind": job.kind, "name": job.name, "stages": [*job.needs]}
+    return _flat(dump(job))
 
 
 def _flat(block: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -102,7 +102,8 @@ def sign_of_life(job_dir: Path) -> int:
     Not the newest time: after the clock was set back that would not change for a while.
     """
     signs = []
-    for pattern in ("events.jsonl", "job.log", "attempts/*/log/*", "trials/*/events.jsonl"):
+    parts = ("trials/*/events.jsonl", "stages/*/events.jsonl")
+    for pattern in ("events.jsonl", "job.log", "attempts/*/log/*", *parts):
         for path in job_dir.glob(pattern):
             with suppress(OSError):
                 seen = path.stat()

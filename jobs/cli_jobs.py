@@ -54,6 +54,12 @@ def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
         ended = go_on(found, surroundings)
         return Answer(ended, lambda out: show_winner(ended, out))
     _refuse_to_resume(found, surroundings.home.job_dir(found.id))
+    if found.kind == "pipeline":
+        from jobs.cli_run import show_pipeline
+        from jobs.pipeline import resume_pipeline
+
+        done = resume_pipeline(found.id, surroundings, messages())
+        return Answer(done, lambda out: show_pipeline(done, out))
 
     from jobs.finetune import resume_finetune
 
@@ -82,6 +88,12 @@ def report(
     if is_other or not output.absolute().parent.is_dir():
         raise RequestError(f"-o {output}: name a file in a folder that exists")
 
+    if found.kind == "pipeline":
+        pages = folder / "stages" / "STAGE" / "report.html"
+        raise RequestError(
+            f"job {found.id} is a pipeline, which has no page of its own; each stage that trained "
+            f"has one: {pages}, also in its run in MLflow"
+        )
     if found.kind == "sweep":
         from jobs.sweep_document import write_sweep_document
         from jobs.sweep_page import write_sweep_page
@@ -115,18 +127,18 @@ def _refuse_to_resume(job: "Job", folder: Path) -> None:
     """
     from pydantic import ValidationError
 
-    from jobs.spec import FinetuneJob
+    from jobs.spec import KINDS
     from jobs.states import State, may_change
     from jobs.store import why_not_started
 
-    if job.kind != "finetune":
+    if job.kind not in ("finetune", "pipeline"):
         raise RequestError(f"job {job.id} is of kind {job.kind}, which starts anew: run it again")
     if not may_change(job.state, State.RUNNING, by_resume=True):
         raise RequestError(why_not_started(job))
     if not folder.is_dir():
         raise RequestError(f"job {job.id}: its folder {folder} is gone; run its job file again")
     try:
-        FinetuneJob.model_validate(job.spec)
+        KINDS[job.kind].model_validate(job.spec)
     except ValidationError as error:
         raise RequestError(
             f"job {job.id} was made by another version, whose settings this one does not know; "
@@ -178,5 +190,11 @@ def _show_job(document: dict[str, Any], out: "Console") -> None:
     for lost in (document["attempts"] or [{}])[-1].get("lost", []):
         out.print(f"workers lost: {lost['lost']}")
     out.print(f"made {moment(document['created_unix_s'])} UTC, folder {document['folder']}")
-    if document["result"]:
+    if stages := document.get("stages"):
+        from jobs.pipeline_document import stages_table
+
+        out.print(stages_table(stages))
+        if page := document["run_page"]:
+            out.print(f"MLflow  {page}")
+    elif document["result"]:
         show_result(document["result"] | {"run_page": document["run_page"]}, out)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jobs.read import JobFile
-    from jobs.spec import SweepJob
+    from jobs.spec import PipelineJob, SweepJob
 
 
 @verb
@@ -32,7 +32,7 @@ def _run(
     file: "JobFile", surroundings: Surroundings
 ) -> tuple[dict[str, Any], Callable[[dict[str, Any], "Console"], None]]:
     """Hand the job to the driver of its kind; its document, and how to show it."""
-    from jobs.spec import EvaluateJob, FinetuneJob, SweepJob
+    from jobs.spec import EvaluateJob, FinetuneJob, PipelineJob, SweepJob
 
     job, base_dir, say = file.job, file.base_dir, messages()
     if isinstance(job, FinetuneJob):
@@ -59,6 +59,13 @@ def _run(
     if isinstance(job, SweepJob):
         refuse_if_unwritable(surroundings.home)
         return _run_sweep(file, job, surroundings)
+    if isinstance(job, PipelineJob):
+        refuse_if_unwritable(surroundings.home)
+
+        from jobs.pipeline import run_pipeline
+
+        document = run_pipeline(file.text, job, base_dir, surroundings, say)
+        return document, show_pipeline
     refuse_early(job.model, base_dir, file=job.input, output=job.output)
 
     from jobs.predict import run_predict
@@ -105,7 +112,7 @@ def validate(
     """Check a job file; show every field and the plan."""
     from jobs.plan import num_cores, plan_of, plan_warnings, sweep_plan, sweep_warnings
     from jobs.read import read_job
-    from jobs.spec import FinetuneJob, SweepJob, dump
+    from jobs.spec import FinetuneJob, PipelineJob, SweepJob, dump
 
     surroundings = from_environment()
     file = read_job(job, settings or (), data_dir=surroundings.data_dir, needs_data=False)
@@ -119,7 +126,30 @@ def validate(
         document["plan"] = sweep_plan(file.job, num_cores())
         document["space"] = file.job.search_space.table()
         warnings += sweep_warnings(file.job, num_cores())
+    if isinstance(file.job, PipelineJob):
+        document["stages"] = _stages(file.job)
+        warnings += _stage_warnings(file.job)
     return Answer(document, lambda out: _show_plan(document, out))
+
+
+def _stages(job: "PipelineJob") -> list[dict[str, Any]]:
+    """The stages in the order they run."""
+    return [
+        {"stage": name, "kind": job.stages[name].job.kind, "needs": [*needs]}
+        for name, needs in job.needs.items()
+    ]
+
+
+def _stage_warnings(job: "PipelineJob") -> list[str]:
+    from jobs.plan import num_cores, plan_warnings
+    from jobs.spec import FinetuneJob
+
+    return [
+        f"stage {name}: {words}"
+        for name, stage in job.stages.items()
+        if isinstance(stage.job, FinetuneJob)
+        for words in plan_warnings(stage.job, num_cores())
+    ]
 
 
 @verb
@@ -148,6 +178,10 @@ def _show_plan(document: dict[str, Any], out: "Console") -> None:
         title = f"space: {points}, {cell(plan['trials'])} trials"
         columns = ("field", "kind", "range", "step", "when", "why")
         out.print(plain_table(columns, [[row[name] for name in columns] for row in space], title))
+    if stages := document.get("stages"):
+        from jobs.pipeline_document import plan_table
+
+        out.print(plan_table(stages))
     for name, value in document["plan"].items():
         if value is not None:
             out.print(f"# {name.replace('_', ' ')}: {value}")
@@ -164,6 +198,15 @@ def show_result(document: dict[str, Any], out: "Console") -> None:
     title = f"job {document['job_id']}, {split} split"
     out.print(metrics_table(measured, document.get("baselines") or {}, title))
     show_end(document, out)
+
+
+def show_pipeline(document: dict[str, Any], out: "Console") -> None:
+    """The end of a pipeline: its stages, and what to look at."""
+    from jobs.pipeline_document import stages_table
+
+    out.print(stages_table(document["stages"]))
+    if page := document.get("run_page"):
+        out.print(f"MLflow  {page}")
 
 
 def show_end(document: dict[str, Any], out: "Console") -> None:

@@ -6,6 +6,7 @@ schema, so a changed limit changes the message.
 
 import difflib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -48,7 +49,7 @@ _MORE_THAN_A_MISTYPE = 0.6
 
 def explain(error: ValidationError, tree: Tree, model: type[BaseModel]) -> list[Problem]:
     """One problem per field, in the order of the file."""
-    schema = schema_of(model)
+    schema = _schema_of_model(model)
     problems: dict[str, Problem] = {}
     folded: set[Path_] = set()
     details = error.errors(include_url=False, include_input=False)
@@ -60,6 +61,11 @@ def explain(error: ValidationError, tree: Tree, model: type[BaseModel]) -> list[
                 problems[str(problem.field)] = problem
             folded.update(path[:end] for end in range(len(path)))
     return sorted(problems.values(), key=lambda p: (p.line is None, p.line or 0))
+
+
+@cache  # a pipeline may have thousands of stages with a fault each
+def _schema_of_model(model: type[BaseModel]) -> dict[str, Any]:
+    return schema_of(model)
 
 
 def schema_of(job: Any) -> dict[str, Any]:
@@ -157,6 +163,8 @@ def allowed_words(schema: dict[str, Any]) -> str:
     if branches := schema.get("anyOf"):
         words = [allowed_words(branch) for branch in branches]
         return f"{', '.join(words[:-1])} or {words[-1]}"
+    if "oneOf" in schema:  # told apart by their kind
+        return _TYPE_IN_WORDS["object"]
     if "const" in schema or "enum" in schema:
         values = schema.get("enum", [schema.get("const")])
         return (f"one of {', '.join(values)}") if len(values) > 1 else f"{values[0]}"
@@ -165,8 +173,10 @@ def allowed_words(schema: dict[str, Any]) -> str:
     kind = str(schema.get("type"))
     if kind in ("integer", "number"):
         return _number_words(schema)
+    if kind == "array" and "prefixItems" not in schema:
+        return f"a list, each entry {allowed_words(schema.get('items', {}))}"
     if kind == "array":
-        items = schema.get("prefixItems") or [schema.get("items", {})]
+        items = schema["prefixItems"]
         return f"a list of {len(items)}: {', '.join(allowed_words(item) for item in items)}"
     if kind == "object" and "properties" not in schema:
         return f"a mapping of names to {allowed_words(schema.get('additionalProperties') or {})}"
@@ -232,6 +242,8 @@ def _steps_into(at: dict[str, Any], part: str | int, schema: dict[str, Any]) -> 
             yield branch["properties"][part]
         elif isinstance(part, int) and part < len(branch.get("prefixItems", [])):
             yield branch["prefixItems"][part]
+        elif isinstance(part, int) and isinstance(branch.get("items"), dict):
+            yield branch["items"]
         elif isinstance(branch.get("additionalProperties"), dict):
             yield branch["additionalProperties"]
 

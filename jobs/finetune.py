@@ -46,7 +46,7 @@ def run_finetune(
     return run_attempt(
         job_id,
         job,
-        lambda attempt, data: _stages(attempt, job, data),
+        lambda attempt, data: train_measure_register(attempt, job, data),
         surroundings=surroundings,
         console=console,
         ray=ray,
@@ -80,7 +80,7 @@ def attempt_finetune(
         return run_attempt(
             job_id,
             job,
-            lambda attempt, data: _stages(attempt, job, data),
+            lambda attempt, data: train_measure_register(attempt, job, data),
             surroundings=surroundings,
             console=console,
             ray=ray,
@@ -89,7 +89,8 @@ def attempt_finetune(
         )
 
 
-def _stages(attempt: Attempt, job: FinetuneJob, ready: Ready) -> dict[str, Any]:
+def train_measure_register(attempt: Attempt, job: FinetuneJob, ready: Ready) -> dict[str, Any]:
+    """The whole work of a finetune job, in the folder of the attempt."""
     tokens = encode_and_check(attempt, job, ready)
     payload = payload_of(
         job,

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 from gpt2cls.errors import RequestError
 
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,62}$"
+MAX_NAME = 63
 NAME_WORDS = (
     "1 to 63 lower-case letters, digits and dashes, starting with a letter, such as bbc-news"
 )

@@ -1,7 +1,7 @@
 """A job file to a checked job: the only reader of job files."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,46 +74,64 @@ def read_job(
     text = path.read_text(encoding="utf-8-sig")
     override(tree, settings)
     base_dir = base_dir or path.absolute().parent
-    missing = (*_expand(tree, data_dir), *_missing_data(tree, base_dir))
-    job = _check(tree)
+    job: AnyJob | None
+    if tree.values.get("kind") == "pipeline":
+        from jobs.read_stages import check_pipeline
+
+        job, missing = check_pipeline(tree, base_dir, data_dir)
+    else:
+        job, missing = check_tree(tree, base_dir, data_dir)
     problems = _once_each([*tree.problems, *(missing if needs_data else ())])
     if job is None or problems:
         raise BadRequestError(problems)
     return JobFile(job, text, base_dir, missing)
 
 
-def _check(tree: Tree) -> AnyJob | None:
-    """The job, if the fields are right; what is wrong is added to the tree's problems."""
+def check_tree(
+    tree: Tree,
+    base_dir: Path,
+    data_dir: Path | None,
+    kinds: Mapping[str, type[AnyJob]] = KINDS,
+) -> tuple[AnyJob | None, tuple[Problem, ...]]:
+    """The job of a tree, if the fields are right, and the data that is not there.
+
+    What is wrong with the fields is added to the tree's problems.
+    """
+    missing = (*_expand(tree, data_dir), *_missing_data(tree, base_dir))
+    return _check(tree, kinds), missing
+
+
+def _check(tree: Tree, kinds: Mapping[str, type[AnyJob]]) -> AnyJob | None:
     kind = tree.values.get("kind")
-    likely = _check_kind(kind, tree)
+    likely = _check_kind(kind, tree, kinds)
     if likely is None:
         return None
     _check_preset(tree)
     given, tree.values = tree.values, fill(tree.values) | {"kind": likely}
     tree.problems.extend(_not_yet(tree))
     try:
-        job = KINDS[likely].model_validate(tree.values)
+        job = kinds[likely].model_validate(tree.values)
         if isinstance(job, SweepJob):
             tree.problems.extend(_ends_of_space(job, tree))
         return job
     except ValidationError as error:
-        tree.problems.extend(explain(error, tree, KINDS[likely]))
+        tree.problems.extend(explain(error, tree, kinds[likely]))
         return None
     finally:
         tree.values = given
 
 
-def _check_kind(kind: Any, tree: Tree) -> str | None:
+def _check_kind(kind: Any, tree: Tree, kinds: Mapping[str, type[AnyJob]]) -> str | None:
     """The kind that is meant; None: it cannot be told."""
-    if isinstance(kind, str) and kind in KINDS:
+    if isinstance(kind, str) and kind in kinds:
         return kind
-    allowed = f"one of {', '.join(KINDS)}"
+    allowed = f"one of {', '.join(kinds)}"
     if kind in KINDS_TO_COME:
-        words = f"kind = {kind}: this version runs {', '.join(KINDS)}"
+        words = f"kind = {kind}: this version runs {', '.join(kinds)}"
         near = []
     else:
         problem = must_be(tree, ("kind",), kind, allowed)
-        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        near = difflib.get_close_matches(str(kind), kinds, n=1)
         words = problem.message if kind is not None else f"kind is missing: give {allowed}"
         words += f"; did you mean '{near[0]}'?" if near else ""
     file, line = tree.where(("kind",))

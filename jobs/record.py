@@ -34,7 +34,8 @@ class Record:
     Only one process has a job's record open (the owner of the job); the methods may be called
     from any of its threads and return at once, except `wait_run_id` and `finish`. With
     `starts_server` the embedded server is started, but not before the first step is made: its
-    imports would take a core from the start of training.
+    imports would take a core from the start of training. With `parent_dir` it is a run under that
+    of the job in that folder.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Record:
         log: Callable[[str], None] = lambda text: None,
         with_usage: bool = True,
         starts_server: bool = False,
+        parent_dir: Path | None = None,
     ) -> None:
         self._spool = Spool(job_dir)
         self._surroundings = surroundings
@@ -61,6 +63,7 @@ class Record:
                 run_name=run_name or job_id,
                 start_ms=now_ms(),
                 server=mask(surroundings.tracking_uri) if surroundings.tracking_uri else None,
+                **({"parent_dir": os.path.relpath(parent_dir, job_dir)} if parent_dir else {}),
             )
         if is_resumed:
             self._spool.reopen()
@@ -108,6 +111,28 @@ class Record:
             )
         self._add(spool)
         return spool
+
+    def part(self, folder: Path, *, job_id: str, run_name: str) -> "Record":
+        """The record of a part that is a job by itself: a run under this one.
+
+        Its `end` leaves what has not arrived by then to this record, which is to `follow` it.
+        """
+        return Record(
+            folder,
+            self._surroundings,
+            job_id=job_id,
+            experiment=self._spool.head()["experiment"],
+            run_name=run_name,
+            log=self._log,
+            with_usage=False,
+            starts_server=self._server_due_s is not None,
+            parent_dir=self._spool.job_dir,
+        )
+
+    def end(self, status: str) -> None:
+        """Write down the end, and wait for nothing."""
+        self._spool.status(status)
+        self.close()
 
     def follow(self, folder: Path) -> None:
         """Deliver what an earlier process wrote down about a part of this job, and could not."""
@@ -297,8 +322,9 @@ def deliver_pending(
 
 
 def parts_of(job_dir: Path) -> list[Path]:
-    """The folders of a job's parts that have a record of their own: the trials of a sweep."""
-    return sorted(path.parent for path in job_dir.glob("trials/*/record"))
+    """The folders of a job's parts that have a record of their own: trials, or stages."""
+    records = (*job_dir.glob("trials/*/record"), *job_dir.glob("stages/*/record"))
+    return sorted(path.parent for path in records)
 
 
 def _deliver_left_over(spool: Spool, surroundings: Surroundings) -> str | None:

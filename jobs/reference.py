@@ -62,6 +62,39 @@ space:
   model.heads: {choice: [1, 2, 4, 8], when: {model.pooling: attention}}
 ```
 """
+_PIPELINES = """\
+## Stages of a pipeline
+
+A stage holds a job of kind finetune, evaluate or predict, as a file of its own would; it is called
+after the pipeline and itself, and has no `name`. `file: small.yaml` takes the job from a file, and
+what `job` says beside it replaces what the file says.
+
+- `${stages.NAME.model}` stands for the model of a finetune stage. It can be the `model` of a
+  stage, and `model.backbone` or `model.tokenizer` of one that trains.
+- `${stages.NAME.output}` stands for the file that a predict stage writes. It can be `input`,
+  `data.train`, `data.validation` or `data.test`.
+
+Such a reference is the whole of a value, and makes its stage needed; `needs` names stages that
+have to be done first for another reason. A cycle, a stage that is not there and a reference that
+does not fit are refused before anything starts.
+
+What a stage makes is kept in `$GPT2CLS_HOME/cache/stages/` under the hash of its settings, of what
+its inputs hold, of the stages it needs and of the version of this program. A stage that would make
+the same again is not run: what was made is checked and used. `cluster`, names and paths are no
+part of the hash; `register` is, where it names a model.
+
+```yaml
+kind: pipeline
+name: news
+stages:
+  small: {job: {kind: finetune, data: {train: bbc-news}, model: {backbone: gpt2-tiny}}}
+  check: {job: {kind: evaluate, model: "${stages.small.model}", data: {test: bbc-news}}}
+  label:
+    needs: [check]
+    job: {kind: predict, model: "${stages.small.model}", input: texts.csv, output: labelled.csv}
+  again: {file: large.yaml, job: {data: {train: "${stages.label.output}"}}}
+```
+"""
 _HEADER = "| field | takes | default | meaning |\n| --- | --- | --- | --- |"
 
 Row = tuple[str, str, str, str]
@@ -85,7 +118,7 @@ def reference() -> str:
             shown.setdefault(name, block)
             parts.append(f"### {name}\n\n{block.get('description', '')}\n")
             parts.append(_table(_rows(block, (name,))))
-    parts.append(_SPACES)
+    parts += [_PIPELINES, _SPACES]
     for name in SHIPPED:
         text = yaml.safe_dump(
             {"space": shipped_document(name)}, sort_keys=False, width=100, default_flow_style=None
@@ -111,6 +144,8 @@ def _rows(block: dict[str, Any], path: tuple[str, ...]) -> Iterator[Row]:
         yield ".".join(at), _taken(at, field), default, meaning
         if inner:
             yield from _rows(inner, at)
+        if named := _named(field):
+            yield from _rows(named, (*at, "NAME"))
 
 
 def _taken(path: tuple[str, ...], field: dict[str, Any]) -> str:
@@ -118,6 +153,12 @@ def _taken(path: tuple[str, ...], field: dict[str, Any]) -> str:
         if refused_at == path:
             return allowed
     return allowed_words(field)
+
+
+def _named(field: dict[str, Any]) -> dict[str, Any] | None:
+    """The block behind each name of a mapping that the user chooses the names of."""
+    inner = field.get("additionalProperties")
+    return inner if isinstance(inner, dict) and "properties" in inner else None
 
 
 def _fields_of(field: dict[str, Any]) -> dict[str, Any] | None:

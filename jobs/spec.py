@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import ConfigDict, Field, Strict, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from gpt2cls.config import Block, DataConfig, ModelConfig, Number, Pair, TrainConfig
 from jobs.names import JobName, ModelAddress
 from jobs.search import METRICS, Fault, SearchConfig, SpaceGiven, num_trials, sweep_faults
+from jobs.stage_graph import StageFault, graph_faults, name_faults, needs_of, order
+from jobs.tree import dotted
 from tune_spaces import read_space
 from tune_spaces.fields import FIELDS
 from tune_spaces.space import Space
@@ -165,16 +167,84 @@ class EvaluateJob(Block):
     data: EvaluationData
 
 
-AnyJob = FinetuneJob | SweepJob | PredictJob | EvaluateJob
+AnyStageJob = FinetuneJob | PredictJob | EvaluateJob
+
+
+_OPEN_BLOCK = {"type": "object", "properties": {}}
+"""For editors: a file may give what a schema of a whole job would miss."""
+
+
+class Stage(Block):
+    """One job of a pipeline, and what has to be done before it."""
+
+    needs: Annotated[tuple[str, ...], Strict(False)] = ()
+    """Stages that have to be done first; one that a reference names need not be repeated here."""
+    file: str | None = Field(None, min_length=1)
+    """A job file that holds the job; what stands in `job` beside it replaces what the file says."""
+    folder: str = Field(".", min_length=1)
+    """What relative paths in the job are taken from; with `file`, the folder of that file."""
+    job: Annotated[AnyStageJob, Field(discriminator="kind"), WithJsonSchema(_OPEN_BLOCK)]
+    """A finetune, predict or evaluate job without a name: that is <pipeline>-<stage>. Beside `file`
+    a part of one, or left out."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None))
+
+
+class PipelineJob(Block):
+    """Jobs that build on one another; a stage that was done before is not done again."""
+
+    kind: Literal["pipeline"]
+    """What the job does."""
+    name: JobName
+    """Of the job, and of the MLflow experiment."""
+    stages: dict[str, Stage] = Field(min_length=1)
+    """The jobs, by names of letters, digits and dashes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stages_are_named_after_the_pipeline(cls, values: Any) -> Any:
+        stages = values.get("stages") if isinstance(values, dict) else None
+        if not isinstance(stages, dict):
+            return values
+        named = {
+            name: _with_name(stage, values.get("name"), name) for name, stage in stages.items()
+        }
+        return {**values, "stages": named}
+
+    @model_validator(mode="after")
+    def _the_stages_fit_each_other(self) -> Self:
+        if faults := [*_stage_faults(self)]:
+            # Said whole: the queue's face shows this text, and nothing else of it.
+            words = [f"{dotted(path)} must be {allowed}" for path, _, allowed in faults[:3]]
+            given = {"faults": faults, "words": "; ".join(words)}
+            raise PydanticCustomError("rules", "{words}", given)
+        return self
+
+    @cached_property
+    def needs(self) -> dict[str, tuple[str, ...]]:
+        """What each stage needs, said or by reference; the stages in the order they run."""
+        plain = _as_plain(self)
+        needs = {
+            name: tuple(dict.fromkeys(need.stage for need in needs_of(name, stage)))
+            for name, stage in plain.items()
+        }
+        return {name: needs[name] for name in order(needs)}
+
+
+AnyJob = FinetuneJob | SweepJob | PredictJob | EvaluateJob | PipelineJob
 Job = Annotated[AnyJob, Field(discriminator="kind")]
 
-KINDS: dict[str, type[FinetuneJob | SweepJob | PredictJob | EvaluateJob]] = {
+KINDS: dict[str, type[AnyJob]] = {
     "finetune": FinetuneJob,
     "sweep": SweepJob,
     "predict": PredictJob,
     "evaluate": EvaluateJob,
+    "pipeline": PipelineJob,
 }
-KINDS_TO_COME = ("pretrain", "distill", "prompt", "pipeline")
+STAGE_KINDS: dict[str, type[AnyJob]] = {
+    kind: KINDS[kind] for kind in ("finetune", "predict", "evaluate")
+}
+KINDS_TO_COME = ("pretrain", "distill", "prompt")
 
 
 def _data_faults(data: DataConfig) -> Iterator[Fault]:
@@ -210,6 +280,31 @@ def _training_faults(job: TrainingJob) -> Iterator[Fault]:
         yield "train.early_stopping.metric", stopping.metric, f"one of {', '.join(METRICS)}"
 
 
-def dump(job: AnyJob) -> dict[str, object]:
-    """The resolved job as plain JSON values, every default filled in."""
-    return job.model_dump(mode="json", by_alias=True)
+def _with_name(stage: Any, pipeline: Any, name: str) -> Any:
+    job = stage.get("job") if isinstance(stage, dict) else None
+    return (
+        {**stage, "job": {"name": f"{pipeline}-{name}"} | job} if isinstance(job, dict) else stage
+    )
+
+
+def _stage_faults(job: PipelineJob) -> Iterator[StageFault]:
+    yield from name_faults(job.name, job.stages)
+    yield from graph_faults(_as_plain(job))
+    for name, stage in job.stages.items():
+        if stage.file is not None:
+            words = "null: a file is read where the pipeline's own file is"
+            yield ("stages", name, "file"), stage.file, words
+
+
+def _as_plain(job: PipelineJob) -> dict[str, Any]:
+    values: dict[str, Any] = job.model_dump(mode="json", include={"stages"})
+    return dict(values["stages"])
+
+
+def dump(job: AnyJob) -> dict[str, Any]:
+    """The resolved job as plain JSON values, every default filled in; itself a legal job file."""
+    values = job.model_dump(mode="json", by_alias=True)
+    if isinstance(job, PipelineJob):
+        for stage in values["stages"].values():
+            del stage["job"]["name"]
+    return values

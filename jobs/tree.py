@@ -21,7 +21,7 @@ from jobs.masking import mask_value
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
-MAX_VALUES = 20_000
+MAX_VALUES = 100_000
 
 Path_ = tuple[str | int, ...]
 """Where a value lies: ("train", "lr") or ("cluster", "workers", 0)."""

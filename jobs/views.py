@@ -54,7 +54,16 @@ def job_document(
         "spec": mask_value(None, job.spec),
         "run_page": run_page(folder, surroundings),
         "result": _read_json(folder / "result.json"),
+        **_parts_of(job, folder),
     }
+
+
+def _parts_of(job: Job, folder: Path) -> dict[str, Any]:
+    if job.kind != "pipeline":
+        return {}
+    from jobs.pipeline_document import stages_of
+
+    return {"stages": stages_of(folder, job.spec, job.state)}
 
 
 def _attempts(job: Job, queue: QueueStore, lost: list[Any]) -> list[dict[str, Any]]:

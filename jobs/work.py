@@ -28,7 +28,7 @@ from jobs.errors import JobFailed, JobStopped
 from jobs.lifecycle import End
 from jobs.logs import captured
 from jobs.masking import mask
-from jobs.spec import KINDS, AnyJob, EvaluateJob, FinetuneJob, PredictJob, SweepJob
+from jobs.spec import KINDS, AnyJob, EvaluateJob, FinetuneJob, PipelineJob, PredictJob, SweepJob
 from jobs.spool import write_json
 from jobs.states import State
 from jobs.training import ATTEMPTS_FILE
@@ -119,6 +119,12 @@ def _sweep(job: SweepJob, job_id: str, surroundings: Surroundings, tell: Any) ->
     return attempt_sweep(job_id, job, surroundings, console_of(sys.stderr), tell)
 
 
+def _pipeline(job: PipelineJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
+    from jobs.pipeline import attempt_pipeline
+
+    return attempt_pipeline(job_id, job, surroundings, console_of(sys.stderr), tell)
+
+
 def _evaluate(job: EvaluateJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
     from jobs.attempt import base_dir_of
     from jobs.evaluate import run_evaluate
@@ -150,6 +156,7 @@ def _predict(job: PredictJob, job_id: str, surroundings: Surroundings, tell: Any
 _WORK: dict[type, Callable[..., dict[str, Any]]] = {
     FinetuneJob: _finetune,
     SweepJob: _sweep,
+    PipelineJob: _pipeline,
     EvaluateJob: _evaluate,
     PredictJob: _predict,
 }

@@ -7,6 +7,7 @@ import glob
 import importlib.util
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -107,6 +108,7 @@ def class_folders(path: Path) -> list[Path]:
     )
 
 
+@cache  # a pipeline may name it in thousands of stages
 def corpus_folder() -> Path:
     """Where the texts of the built-in data set lie.
 

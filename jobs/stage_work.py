@@ -1,0 +1,177 @@
+"""What a stage of a pipeline does, by its kind: read its inputs, say what decides its result, work.
+
+A stage is the job it would be alone; only its folder and its record are the pipeline's.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.home import Surroundings
+from gpt2cls.config import BUILTIN_SHAPES, DataConfig
+from gpt2cls.data.cache import sha256
+from gpt2cls.data.keys import fingerprint
+from gpt2cls.data.prepare import read_labelled
+from gpt2cls.model.folder import read_info
+from gpt2cls.pretrained import OUR_FORMAT, find_pretrained
+from jobs.attempt import Attempt, read_data
+from jobs.evaluate import run_evaluate
+from jobs.finetune import train_measure_register
+from jobs.models import model_folder
+from jobs.outcome import MODEL_FOLDER, numbers
+from jobs.predict import run_predict
+from jobs.spec import AnyStageJob, EvaluateJob, FinetuneJob, PredictJob, dump
+from jobs.stage_graph import TAKES, parse_reference
+from jobs.stage_store import Made, hash_of_folder
+from jobs.training import ray_for
+
+MADE_DIR = "made"
+"""Below a stage's folder: what will be kept of it, until it is moved to its address."""
+OUTPUT_DIR = "output"
+
+
+@dataclass(frozen=True)
+class StageTask:
+    """A stage whose inputs are there."""
+
+    settings: dict[str, Any]
+    """What of the job decides the result."""
+    content: dict[str, Any]
+    """Of the inputs: a hash of each."""
+    output: str | None
+    """What is made, below MADE_DIR."""
+    work: Callable[[Attempt], dict[str, Any]]
+    """Do it; the document of the job."""
+    metrics_of: Callable[[Mapping[str, Any]], dict[str, float]]
+    """The headline numbers in that document."""
+
+
+def with_paths(job: AnyStageJob, made: Mapping[str, Made]) -> AnyStageJob:
+    """The job with every reference replaced by what it stands for."""
+    values: dict[str, Any] = dump(job)
+    for path in TAKES:
+        block: Any = values
+        for part in path[:-1]:
+            block = block.get(part)
+            if not isinstance(block, dict):
+                break
+        text = block.get(path[-1]) if isinstance(block, dict) else None
+        reference = parse_reference(text) if isinstance(text, str) else None
+        if reference is not None:
+            block[path[-1]] = str(made[reference[0]].output)
+    return type(job).model_validate(values)
+
+
+def task_of(job: AnyStageJob, base_dir: Path, surroundings: Surroundings) -> StageTask:
+    """Read the inputs of a stage.
+
+    Args:
+        job: without references.
+        base_dir: what relative paths in it are taken from.
+        surroundings: what the environment says.
+
+    Raises:
+        RequestError: the data or the model cannot be used.
+    """
+    if isinstance(job, FinetuneJob):
+        return _finetune(job, base_dir, surroundings)
+    if isinstance(job, EvaluateJob):
+        return _evaluate(job, base_dir, surroundings)
+    return _predict(job, base_dir, surroundings)
+
+
+def _finetune(job: FinetuneJob, base_dir: Path, surroundings: Surroundings) -> StageTask:
+    ready = read_data(job, base_dir, surroundings)
+    sources, network = ("train", "validation", "test"), ("backbone", "tokenizer")
+    settings = {
+        "kind": job.kind,
+        "data": job.data.model_dump(mode="json", exclude={*sources}),
+        "model": job.model.model_dump(mode="json", exclude={*network}),
+        "train": job.train.model_dump(mode="json"),
+        "select": job.registration.gate.metric,
+    }
+    if job.registration.model is not None:  # else nothing is registered that had to be again
+        settings["register"] = job.registration.model_dump(mode="json")
+    content = {"data": ready.prepared.fingerprint} | {
+        name: _network(getattr(job.model, name), base_dir, f"model.{name}") for name in network
+    }
+
+    def work(attempt: Attempt) -> dict[str, Any]:
+        with ray_for(job.cluster, surroundings) as ray:
+            document = train_measure_register(replace(attempt, ray=ray), job, ready)
+        (attempt.dir / MODEL_FOLDER).rename(attempt.dir / MADE_DIR / MODEL_FOLDER)
+        return document
+
+    return StageTask(settings, content, MODEL_FOLDER, work, _measured)
+
+
+def _network(name: Any, base_dir: Path, field: str) -> Any:
+    """A built-in shape and a tokenizer to be trained are what they are called."""
+    if not isinstance(name, str) or name in BUILTIN_SHAPES:
+        return None if name is None else name if isinstance(name, str) else name.model_dump()
+    return hash_of_folder(find_pretrained(name, base_dir=base_dir, field=field))
+
+
+def _evaluate(job: EvaluateJob, base_dir: Path, surroundings: Surroundings) -> StageTask:
+    folder = model_folder(job.model, surroundings, base_dir=base_dir)
+    info, data = read_info(folder), job.data
+    columns = DataConfig(
+        train=data.test, text=data.text or info.text, label=data.label, separator=data.separator
+    )
+    split = read_labelled(data.test, columns, info.task, base_dir=base_dir)
+    names = [name.encode() for name in info.task.labels]
+    assert split.keys is not None
+    content = {"model": _model(folder), "data": fingerprint([*names, split.keys, split.labels])}
+    settings = {"kind": job.kind, "data": data.model_dump(mode="json", exclude={"test"})}
+
+    def work(attempt: Attempt) -> dict[str, Any]:
+        document = run_evaluate(
+            job.model,
+            data,
+            base_dir=base_dir,
+            surroundings=surroundings,
+            console=attempt.console,
+        )
+        attempt.record.metrics(_measured(document), step=0)
+        return document
+
+    return StageTask(settings, content, None, work, _measured)
+
+
+def _predict(job: PredictJob, base_dir: Path, surroundings: Surroundings) -> StageTask:
+    folder = model_folder(job.model, surroundings, base_dir=base_dir)
+    source, name = base_dir / job.input, Path(job.output).name
+    content = {"model": _model(folder), "input": sha256(source), "format": source.suffixes[-2:]}
+    settings = {"kind": job.kind, "spreadsheet_safe": job.spreadsheet_safe, "output": name}
+
+    def work(attempt: Attempt) -> dict[str, Any]:
+        output = attempt.dir / MADE_DIR / OUTPUT_DIR / name
+        output.parent.mkdir()
+        document = run_predict(
+            job.model,
+            job.input,
+            str(output),
+            base_dir=base_dir,
+            surroundings=surroundings,
+            console=attempt.console,
+            spreadsheet_safe=job.spreadsheet_safe,
+        )
+        attempt.record.metrics({"rows": document["rows"]}, step=0)
+        return document | {"output": job.output}
+
+    return StageTask(settings, content, f"{OUTPUT_DIR}/{name}", work, _rows)
+
+
+def _model(folder: Path) -> str:
+    """Its own file says the checksums of all others, and loading checks them."""
+    return sha256(folder / OUR_FORMAT)
+
+
+def _measured(document: Mapping[str, Any]) -> dict[str, float]:
+    split = "test" if document.get("test") else "validation"
+    return {f"{split}/{name}": value for name, value in numbers(document[split]).items()}
+
+
+def _rows(document: Mapping[str, Any]) -> dict[str, float]:
+    return {"rows": float(document["rows"])}
