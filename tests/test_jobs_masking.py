@@ -16,7 +16,15 @@ from jobs.masking import mask, mask_value
         ("models:/name@champion", "models:/name@champion"),
         ("http://127.0.0.1:5000/#/experiments/1", "http://127.0.0.1:5000/#/experiments/1"),
     ],
-    ids=["user and password", "token alone", "bearer", "setting", "our own", "a model", "an address"],
+    ids=[
+        "user and password",
+        "token alone",
+        "bearer",
+        "setting",
+        "our own",
+        "a model",
+        "an address",
+    ],
 )
 def test_secrets_are_hidden_and_nothing_else(text: str, shown: str) -> None:
     assert mask(text) == shown
