@@ -19,9 +19,10 @@ from typing import Any
 import psutil
 from ray._private.node import Node
 from ray._private.parameter import RayParams
+from ray._private.utils import set_kill_on_parent_death_linux
 
 from cluster.local import LOOPBACK, private_dir
-from cluster.ray_head import ADDRESS_FILE
+from cluster.ray_head import ADDRESS_FILE, head_address
 
 _OBJECT_STORE_BYTES = 128 << 20  # nothing of ours goes through the object store
 _LOOK_EVERY_S = 0.3
@@ -42,7 +43,11 @@ class Part:
         if self.process.poll() is None:
             return False
         self.process = subprocess.Popen(
-            self.command, env=self.environment, stdin=subprocess.DEVNULL, start_new_session=False
+            self.command,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            # As Ray starts it: the kernel ends it with this process, however that comes.
+            preexec_fn=set_kill_on_parent_death_linux,
         )
         return True
 
@@ -51,6 +56,7 @@ def main(folder: Path, port: int, num_cpus: float, num_gpus: float) -> None:
     """Run a head until told to stop."""
     os.umask(0o077)
     leave: list[int] = []
+    _end_leftovers(folder)
     temp_dir = private_dir(folder.parent)
     params = RayParams(
         node_ip_address=LOOPBACK,
@@ -99,6 +105,20 @@ def _end(head: Any, parts: dict[str, Part], temp_dir: Path) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _end_leftovers(folder: Path) -> None:
+    """End what an earlier head left: while it lives, what Ray remembers cannot be opened."""
+    earlier = head_address(folder)
+    if earlier is None:
+        return
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(earlier.temp_dir in word for word in process.cmdline()):
+                process.kill()
+                process.wait(5.0)
+    shutil.rmtree(earlier.temp_dir, ignore_errors=True)
+    (folder / ADDRESS_FILE).unlink(missing_ok=True)
 
 
 def _is_on_record(folder: Path) -> bool:

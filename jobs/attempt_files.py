@@ -74,6 +74,22 @@ def is_gone(folder: Path) -> bool:
     return _born(int(process["pid"])) != str(process["born"])
 
 
+def is_alive(folder: Path) -> bool:
+    """Whether the process of the attempt runs on this machine."""
+    process = process_of(folder)
+    if process is None or process.get("host") != host_name() or not process.get("born"):
+        return False
+    return _born(int(process["pid"])) == str(process["born"])
+
+
+def send_signal(folder: Path, number: int) -> None:
+    """To the process of the attempt, if it runs on this machine."""
+    process = process_of(folder)
+    if process is not None and is_alive(folder):
+        with suppress(ProcessLookupError):
+            os.kill(int(process["pid"]), number)
+
+
 def memory_ran_out(folder: Path) -> bool:
     """Whether the kernel of this machine has ended processes for want of memory since it began."""
     process = process_of(folder)

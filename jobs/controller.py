@@ -5,6 +5,7 @@ is seen. What it decides is written before it is done, and can be done twice.
 """
 
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,15 +16,18 @@ from random import Random
 from typing import Any
 
 from cluster.home import Home
-from cluster.ray_api import RayApi, RayJob
+from cluster.ray_api import RayApi
+from cluster.ray_head import STOP_WAIT_S
 from jobs.asks import load_ask
 from jobs.attempt_files import (
     attempt_dir,
+    is_alive,
     is_gone,
     memory_ran_out,
     process_of,
     read_end,
     say_end,
+    send_signal,
     sign_of_life,
 )
 from jobs.clock import SteadyClock
@@ -60,6 +64,8 @@ class _Watch:
     """Up to when its seconds are counted."""
     begun_unix_s: float | None = None
     gone_unix_s: float | None = None
+    asked_unix_s: float | None = None
+    """When its process was asked to leave by a signal of ours."""
     sign: int | None = None
     sign_unix_s: float = 0.0
 
@@ -143,13 +149,25 @@ class Controller:
         self._note_reach(job, view)
         if self.is_draining and job.wish is None:
             self._wish_to_leave(job, "preempt", _SHUT_DOWN)
-        elif view is not None and seen.ray is None:
+        elif view is not None and seen.ray is None and not seen.is_alive:
             self._see_to_start(job, attempt, seen)
-        elif view is not None and seen.ray is not None:
-            self._note_progress(job, attempt, seen.ray, view, has_begun=seen.has_begun)
+        elif view is not None:
+            self._note_progress(job, attempt, seen, view)
             if job.wish is not None or self._limit_reached(job, attempt, seen):
-                assert self.ray is not None
-                self.launcher.ask_to_leave(attempt, self.ray)
+                self._ask_to_leave(attempt, seen)
+
+    def _ask_to_leave(self, attempt: Attempt, seen: Seen) -> None:
+        if seen.ray is not None and not seen.ray.is_over:
+            assert self.ray is not None
+            self.launcher.ask_to_leave(attempt, self.ray)
+            return
+        # A cluster cannot end what it does not know any more.
+        watch, now = self._watch(attempt), self.clock.unix_s()
+        if watch.asked_unix_s is None:
+            watch.asked_unix_s = now
+            send_signal(self._folder(attempt), signal.SIGTERM)
+        elif now - watch.asked_unix_s > STOP_WAIT_S:
+            send_signal(self._folder(attempt), signal.SIGKILL)
 
     def _seen(self, job: Job, attempt: Attempt, view: ClusterView | None) -> Seen:
         folder, watch = self._folder(attempt), self._watch(attempt)
@@ -166,6 +184,7 @@ class Controller:
             end=end,
             has_begun=has_begun,
             is_gone=is_gone(folder) and (is_told or self._gone_s(watch) > _GONE_S),
+            is_alive=is_alive(folder),
             memory_ran_out=memory_ran_out(folder),
         )
 
@@ -258,22 +277,21 @@ class Controller:
         if process_of(self._folder(attempt)) is None:
             self._end(job, attempt, seen, verdict)
 
-    def _note_progress(
-        self, job: Job, attempt: Attempt, ray: RayJob, view: ClusterView, *, has_begun: bool
-    ) -> None:
+    def _note_progress(self, job: Job, attempt: Attempt, seen: Seen, view: ClusterView) -> None:
         values: dict[str, Any] = {"seconds": attempt.seconds + self._passed_s(attempt)}
-        if attempt.session is None:
+        node = seen.ray.node if seen.ray is not None else None
+        if attempt.session is None and seen.ray is not None:
             values["session"] = view.session
-        if attempt.node is None and ray.node:
-            values["node"] = ray.node
-        node = f"on node {ray.node[:12]}" if ray.node else ""
+        if attempt.node is None and node:
+            values["node"] = node
+        where = f"on node {node[:12]}" if node else ""
         with self.queue.acting(self.lease) as db:
             change_attempt(db, attempt, **values)
             if job.wish is not None and job.state is not State.STOPPING:
                 self._move(db, job, State.STOPPING, _why_it_leaves(job))
-            elif job.state is State.STARTING and has_begun:
+            elif job.state is State.STARTING and seen.has_begun:
                 started_unix_s = job.started_unix_s or self.clock.unix_s()
-                self._move(db, job, State.RUNNING, node, started_unix_s=started_unix_s)
+                self._move(db, job, State.RUNNING, where, started_unix_s=started_unix_s)
 
     def _move(self, db: Any, job: Job, state: State, reason: str, **values: Any) -> None:
         if move(db, job, state, reason, BY_CONTROLLER, self.clock.unix_s(), **values):

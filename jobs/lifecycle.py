@@ -43,6 +43,8 @@ class Seen:
     """Its process has said that it is there."""
     is_gone: bool = False
     """Its process ran on this machine, and is certainly no more."""
+    is_alive: bool = False
+    """Its process runs on this machine, and certainly lives, whatever Ray says."""
     memory_ran_out: bool = False
     """The kernel of that machine has ended processes for want of memory meanwhile."""
 
@@ -67,6 +69,8 @@ class Verdict:
 
 def is_over(seen: Seen) -> bool:
     """Whether an attempt has certainly ended."""
+    if seen.is_alive:  # a cluster that was lost may leave its jobs at work
+        return False
     if seen.is_gone:
         return True
     if not seen.is_reachable:

@@ -107,16 +107,29 @@ def test_a_controller_that_is_killed_finds_its_jobs_where_they_are(commands: Com
     assert_all_is_well(commands)
 
 
-def test_a_head_that_is_lost_with_its_jobs_is_survived(commands: Commands) -> None:
+def test_a_head_that_is_lost_is_survived_and_what_it_left_at_work_goes_on(
+    commands: Commands,
+) -> None:
     job_id = submit(commands, "lost-head", **LONG)
-    queued = submit(commands, "patient", cluster={"cpus_per_worker": 2})
-    wait_for_step(commands, job_id, 50)
+    patient = submit(commands, "patient", cluster={"cpus_per_worker": 2})
+    wait_for_step(commands, job_id, 30)
     kill(commands, "cluster.head_main")
     wait_until(lambda: not commands.processes("raylet"), 30, "the head's parts outlive it")
     assert commands.run("cluster", "up").returncode == 0
     document = wait_for_state(commands, job_id, "SUCCEEDED")
+    assert [attempt["cause"] for attempt in document["attempts"]] == ["succeeded"]
+    assert len(wait_for_state(commands, patient, "SUCCEEDED")["attempts"]) == 1
+    assert_all_is_well(commands)
+
+
+def test_a_head_that_is_lost_with_its_jobs_is_survived(commands: Commands) -> None:
+    job_id = submit(commands, "lost-all", **LONG)
+    wait_for_step(commands, job_id, 30)
+    kill(commands, "cluster.head_main")
+    worker_of(commands, job_id).kill()
+    assert commands.run("cluster", "up").returncode == 0
+    document = wait_for_state(commands, job_id, "SUCCEEDED")
     assert [attempt["cause"] for attempt in document["attempts"]] == ["lost", "succeeded"]
-    assert len(wait_for_state(commands, queued, "SUCCEEDED")["attempts"]) == 1
     assert_all_is_well(commands)
 
 
