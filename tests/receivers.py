@@ -1,4 +1,7 @@
-"""An HTTP receiver of webhooks that misbehaves when told to, and what it is told of."""
+"""An HTTP receiver of webhooks that misbehaves when told to, and what it is told of.
+
+A test file takes a fixture with `receiver = receivers.receiver`.
+"""
 
 import json
 import threading
@@ -6,12 +9,39 @@ import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
+from jobs.notifier import Notifier
 from jobs.schema import EVENTS
 from jobs.webhooks import add_webhook
 
 SECRET = b"a secret of the tests"
 LONGEST_S = 30.0
 """That a receiver misbehaves, if nobody leaves it before."""
+PATIENT_S = 60.0
+"""A busy machine may be slow."""
+
+
+@pytest.fixture
+def receiver():
+    with Receiver() as made:
+        yield made
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def notifier(engine, clock):
+    return Notifier(engine, now=clock, limit_s=PATIENT_S)
+
+
+def try_again(notifier, clock):
+    """A round after the longest wait."""
+    clock.unix_s += 600
+    return notifier.round()
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,16 @@
 import hashlib
 import json
 import logging
-import multiprocessing
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
-import sqlalchemy as sa
+import receivers
 import stores
 from receivers import (
     LONGEST_S,
     SECRET,
-    Clock,
     Receiver,
     drip,
     flood,
@@ -26,42 +23,15 @@ from receivers import (
     no_answer,
     secret_at,
     status,
+    try_again,
 )
 
 from jobs.notifier import MAX_TRIES, Notifier, retry_delay_s
-from jobs.schema import DELIVERIES, JOBS, WEBHOOKS
+from jobs.schema import DELIVERIES, JOBS
 from jobs.webhooks import deliveries, remove_webhook, webhooks
 
 engine = stores.engine
-PATIENT_S = 60.0
-"""A busy machine may be slow."""
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as made:
-        yield made
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def notifier(engine, clock):
-    return Notifier(engine, now=clock, limit_s=PATIENT_S)
-
-
-def try_again(notifier, clock):
-    """A round after the longest wait."""
-    clock.unix_s += 600
-    return notifier.round()
-
-
-def last_events(engine):
-    with engine.connect() as db:
-        return db.execute(sa.select(WEBHOOKS.c.last_event)).scalars().all()
+clock, notifier, receiver = receivers.clock, receivers.notifier, receivers.receiver
 
 
 def hmac_sha256(key, message):
@@ -115,6 +85,16 @@ def test_only_new_changes_to_the_wanted_states_are_told(engine, receiver, notifi
     wanted = [happen(engine, "FAILED"), happen(engine, "RUNNING", old="STARTING")]
     assert notifier.round() == 2
     assert receiver.event_ids == wanted
+
+
+def test_each_webhook_is_told_what_it_wants(engine, receiver, notifier, tmp_path):
+    failures, starts = (
+        hook_to(engine, receiver.url, tmp_path, states=[state]) for state in ("FAILED", "RUNNING")
+    )
+    failed, started = happen(engine, "FAILED"), happen(engine, "RUNNING", old="STARTING")
+    assert notifier.round() == 2
+    told = [[row["event_id"] for row in deliveries(engine, hook)] for hook in (failures, starts)]
+    assert told == [[failed], [started]]
 
 
 def test_what_waits_is_sent_in_the_order_of_the_events(engine, receiver, notifier, tmp_path):
@@ -300,137 +280,6 @@ def test_a_slow_receiver_does_not_hold_up_another(engine, receiver, notifier, tm
         assert notifier.round() == 6
         assert other.event_ids == receiver.event_ids == events
     assert {delivery["num_tries"] for delivery in deliveries(engine, slow)} == {1}
-
-
-def test_two_notifiers_at_once_lose_nothing_and_repeat_nothing(engine, receiver, tmp_path):
-    hooks = [hook_to(engine, receiver.url, tmp_path) for _ in range(2)]
-    events, stop = [], threading.Event()
-
-    def notify():
-        own = stores.making_engine(engine.url)
-        notifier = Notifier(own, limit_s=PATIENT_S)
-        while notifier.round() or not stop.is_set():
-            pass
-        own.dispose()
-
-    threads = [threading.Thread(target=notify) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    events = [happen(engine) for _ in range(15)]
-    stop.set()
-    for thread in threads:
-        thread.join()
-    Notifier(engine, limit_s=PATIENT_S).round()  # both may have looked before the last event
-    assert sorted(receiver.event_ids) == sorted(events * 2)
-    outcomes = [row["outcome"] for hook in hooks for row in deliveries(engine, hook)]
-    assert outcomes == ["delivered"] * 30
-
-
-def test_an_event_that_another_notifier_is_noting_is_told_once(
-    engine, receiver, notifier, clock, tmp_path
-):
-    hook = hook_to(engine, receiver.url, tmp_path)
-    event_id = happen(engine)
-    row = {"webhook_id": hook, "event_id": event_id, "next_unix_s": clock()}
-    with ThreadPoolExecutor() as pool:
-        with engine.begin() as db:
-            db.execute(DELIVERIES.insert().values(row))
-            round_ = pool.submit(notifier.round)
-            time.sleep(0.3)  # it meets the row that is not committed yet
-        assert round_.result() == 1
-    assert receiver.event_ids == [event_id]
-
-
-def test_what_another_notifier_took_meanwhile_is_left_to_it(
-    engine, receiver, notifier, clock, tmp_path
-):
-    hook_to(engine, receiver.url, tmp_path)
-    events = [happen(engine) for _ in range(3)]
-    other = Notifier(engine, now=clock, limit_s=PATIENT_S)
-
-    def while_the_first_one_waits(handler, request):
-        receiver.answer = status(204)
-        assert other.round() == 2
-        status(204)(handler, request)
-
-    receiver.answer = while_the_first_one_waits
-    assert notifier.round() == 1
-    assert receiver.event_ids == events
-
-
-def test_a_try_that_ended_late_does_not_undo_a_newer_one(
-    engine, receiver, notifier, clock, tmp_path
-):
-    hook = hook_to(engine, receiver.url, tmp_path)
-    other = Notifier(engine, now=clock, limit_s=PATIENT_S)
-    happen(engine)
-
-    def while_the_first_one_waits(handler, request):
-        receiver.answer = status(500, b"newer")
-        clock.unix_s += 60
-        assert other.round() == 0
-        newer.extend(deliveries(engine, hook))
-        status(500, b"older")(handler, request)
-
-    newer: list[dict] = []
-    receiver.answer = while_the_first_one_waits
-    notifier.round()
-    assert deliveries(engine, hook) == newer
-    assert (newer[0]["num_tries"], newer[0]["last_error"]) == (2, "answered 500: newer")
-
-
-def test_a_notifier_killed_in_the_middle_of_a_try_loses_nothing(
-    engine, receiver, notifier, clock, tmp_path
-):
-    hook = hook_to(engine, receiver.url, tmp_path)
-    receiver.answer = in_turn(hang, status(204))
-    event_id = happen(engine)
-
-    def notify():
-        Notifier(stores.making_engine(engine.url), now=clock, limit_s=PATIENT_S).round()
-
-    other = multiprocessing.get_context("fork").Process(target=notify)
-    other.start()
-    while not receiver.requests:
-        time.sleep(0.01)
-    other.kill()
-    other.join()
-    assert notifier.round() == 0  # it might still be alive
-    assert try_again(notifier, clock) == 1
-    assert receiver.event_ids == [event_id, event_id]
-    assert [delivery["outcome"] for delivery in deliveries(engine, hook)] == ["delivered"]
-
-
-def test_a_clock_that_was_set_back_does_not_stop_deliveries(
-    engine, receiver, notifier, clock, tmp_path
-):
-    hook_to(engine, receiver.url, tmp_path)
-    receiver.answer = in_turn(status(500), status(204))
-    happen(engine)
-    notifier.round()
-    clock.unix_s -= 3600
-    assert notifier.round() == 1
-
-
-def test_an_event_that_appears_after_a_later_one_is_told_too(engine, receiver, clock, tmp_path):
-    hook_to(engine, receiver.url, tmp_path)
-    notifiers = [Notifier(engine, now=clock, limit_s=PATIENT_S) for _ in range(2)]
-    happen(engine, id=12)
-    assert [notifier.round() for notifier in notifiers] == [1, 0]
-    happen(engine, id=11)
-    assert [notifier.round() for notifier in notifiers] == [1, 0]
-    assert receiver.event_ids == [12, 11]
-
-
-def test_events_that_were_noted_long_ago_are_not_looked_at_again(engine, receiver, tmp_path):
-    hook_to(engine, receiver.url, tmp_path)
-    notifier = Notifier(engine, limit_s=PATIENT_S, settle_s=0.0)
-    happen(engine, "RUNNING")
-    newest = happen(engine)
-    assert notifier.round() == 1
-    assert last_events(engine) == [0]
-    assert notifier.round() == 0
-    assert last_events(engine) == [newest]
 
 
 def test_no_secret_comes_back_from_a_receiver_that_repeats_everything(

@@ -26,10 +26,10 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 
 
 def test_a_killed_sweep_goes_on_and_ends_like_one_that_was_not(commands: Commands) -> None:
-    search = {"trials": 4, "scheduler": "none"}
+    search = {"trials": 12, "scheduler": "none"}
     job = write_sweep(commands, name="killed", search=search, train__epochs=6)
     with commands.started("run", job) as process:
-        shown = wait_for_trials(commands, "killed", 1)
+        shown = wait_for_trials(commands, "killed", 5)
         process.kill()
         process.wait()
     done = {t["run_id"]: t for t in shown["trials"] if t["status"] == "FINISHED"}
@@ -37,13 +37,13 @@ def test_a_killed_sweep_goes_on_and_ends_like_one_that_was_not(commands: Command
     assert left["state"] == "FAILED"
     assert "its process" in left["reason"]
     document = commands.json("resume", "last")  # `resume` takes sweeps, too
-    assert [t["trial"] for t in document["trials"]] == [0, 1, 2, 3]
+    assert [t["trial"] for t in document["trials"]] == [*range(12)]
     for trial in document["trials"]:
         assert trial["status"] == "FINISHED"
         assert done.get(trial["run_id"], trial) == trial
     client = commands.mlflow()
     runs = children(commands, document)
-    assert len(runs) == 4
+    assert len(runs) == 12
     for run in runs:
         assert run.info.status == "FINISHED"
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")]
