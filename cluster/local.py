@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cluster.errors import ClusterError
@@ -108,7 +109,7 @@ def ray_ahead(
         for name, value in _PRIVATE_SETTINGS.items():
             os.environ.setdefault(name, value)
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_TOKEN"] = _private_token()
         temp_dir = private_dir(state_dir)
         place = RayPlace(None, temp_dir, _start_head(temp_dir, num_cpus, num_gpus))
     try:
@@ -141,6 +142,12 @@ def ray_session(place: RayPlace, *, log_to_driver: bool = False) -> Iterator[Non
     finally:
         ray.shutdown()
         place.end(at_once=False)
+
+
+@cache
+def _private_token() -> str:
+    """The same for every private Ray of this process: Ray reads it once, and never again."""
+    return secrets.token_hex(32)
 
 
 def _start_head(temp_dir: Path, num_cpus: int, num_gpus: int) -> subprocess.Popen[bytes]:

@@ -218,3 +218,15 @@ def test_a_stage_that_fails_is_named_and_goes_on_once_its_input_is_repaired(
     resumed = commands.json("resume", "last")
     assert {stage["state"] for stage in resumed["stages"]} == {"FINISHED"}
     assert resumed["run_id"] == shown["run_id"]
+
+
+def test_two_stages_have_two_workers_each(commands: Commands) -> None:
+    job = {"kind": "finetune", "data": {"train": "rows.csv", "max_length": 16}, "model": MODEL,
+           "train": TRAIN | {"max_steps": 2}, "cluster": {"workers": 2}}  # fmt: skip
+    other = job | {"model": {"backbone": "${stages.one.model}"}}
+    stages = {"one": {"job": job}, "two": {"job": other}}
+    path = commands.folder / "workers.yaml"
+    path.write_text(json.dumps({"kind": "pipeline", "name": "workers", "stages": stages}))
+    document = commands.json("run", str(path))
+    assert [stage["state"] for stage in document["stages"]] == ["FINISHED", "FINISHED"]
+    assert not commands.processes("ray")
