@@ -68,7 +68,7 @@ def main() -> None:
         spec = {"server": server, "jobs": options.jobs, "clients": options.clients}
         spec["later_s"] = options.later
         arms[server] = lambda spec=spec: run_arm(__file__, spec)  # type: ignore[misc]
-    report = Report("queue", "python " + " ".join([__file__.rpartition("/")[2], *sys.argv[1:]]))
+    report = Report("queue", " ".join(["python benchmarks/queue_load.py", *sys.argv[1:]]))
     report.machine()
     load_before = os.getloadavg()[1]
     outcomes = take_turns(arms, options.rounds)
