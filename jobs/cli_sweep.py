@@ -124,7 +124,7 @@ def _sweep(reference: str, surroundings: Surroundings) -> "Job":
         newest = next((job for job in store.jobs() if job.kind == "sweep"), None)
         if newest is None:
             raise RequestError(f"there is no sweep in {surroundings.home.root} yet")
-        return newest
+        return store.get(newest.id)  # whole: what is listed comes without its settings
     found = store.get(check_job_id(reference))
     if found.kind != "sweep":
         raise RequestError(

@@ -31,7 +31,7 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from jobs.errors import JobFailed
+from jobs.errors import JobFailed, JobUnplaced
 
 ATTEMPTS_FILE = "attempts.jsonl"
 FAILURE_FILE = "failure.txt"
@@ -172,7 +172,8 @@ def train_on_ray(
     """Train on `workers` ranks, replacing lost ones up to `retries` times.
 
     Raises:
-        JobFailed: the workers could not be started, or were lost too often.
+        JobUnplaced: the workers could not be started.
+        JobFailed: they were lost too often.
     """
     job_dir = Path(payload["job_dir"])
     resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
@@ -193,15 +194,18 @@ def train_on_ray(
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        raise JobFailed(_why(error)) from error
+        raise _fault(error) from error
 
 
-def _why(error: TrainingFailedError) -> str:
+def _fault(error: TrainingFailedError) -> JobFailed:
     failures = getattr(error, "worker_failures", None)
     if failures:
         words = "; ".join(
             f"rank {rank}: {str(failure).strip().splitlines()[-1][:300]}"
             for rank, failure in sorted(failures.items())
         )
-        return f"the workers failed more often than cluster.retries allows; last: {words}"
-    return f"the workers could not be started: {str(error).strip().splitlines()[-1][:300]}"
+        return JobFailed(
+            f"the workers failed more often than cluster.retries allows; last: {words}"
+        )
+    cause = str(error).strip().splitlines()[-1][:300]
+    return JobUnplaced(f"the workers could not be started: {cause}")

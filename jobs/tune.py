@@ -269,7 +269,8 @@ class _Watch(tune.Callback):  # type: ignore[misc]
 
 
 def _was_killed(trial: Any) -> bool:
-    return "ActorDiedError" in str(trial.get_error()) or "OutOfMemory" in str(trial.get_error())
+    error = trial.get_error()  # None where the process left no word
+    return error is None or "ActorDiedError" in str(error) or "OutOfMemory" in str(error)
 
 
 def _last(trial: Any) -> str:

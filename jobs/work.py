@@ -24,7 +24,7 @@ from jobs.attempt_files import (
     say_started,
 )
 from jobs.console import console_of
-from jobs.errors import JobFailed, JobStopped
+from jobs.errors import JobFailed, JobStopped, JobUnplaced
 from jobs.lifecycle import End
 from jobs.logs import captured
 from jobs.masking import mask
@@ -43,6 +43,7 @@ _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (MemoryError, "memory"),
     (NonFiniteLoss, "job"),
     (CheckpointError, "job"),
+    (JobUnplaced, "service"),
     (JobFailed, "job"),
 )
 

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from cluster.home import Home
+from cluster.home import Home, from_environment
+from jobs import cli_sweep
 from jobs.cli import main
 from jobs.spec import FinetuneJob, dump
 from jobs.states import State
@@ -145,3 +146,10 @@ def test_a_report_is_written_of_what_there_is(home, capfd, tmp_path):
     assert code == 0
     assert document == {"job_id": job_id, "output": "page.html"}
     assert "<html" in (tmp_path / "page.html").read_text()
+
+
+def test_the_newest_sweep_comes_with_its_settings(home):
+    job_id = a_job(home, State.FAILED, kind="sweep", spec={"kind": "sweep"})
+    a_job(home, State.SUCCEEDED)
+    found = cli_sweep._sweep("last", from_environment())
+    assert (found.id, found.spec) == (job_id, {"kind": "sweep"})
