@@ -32,9 +32,13 @@ def ask_of(job: AnyJob, cores: float) -> Ask:
     return Ask(1, 1.0, 0.0)
 
 
-def entrypoint_cpus(ask: Ask, job_kind: str) -> tuple[float, float]:
-    """CPUs and GPUs that the attempt's own process holds; workers of Ray Train hold their own."""
-    works_alone = ask.workers == 1 and job_kind != "sweep"
+def entrypoint_cpus(ask: Ask, spec: dict[str, Any]) -> tuple[float, float]:
+    """CPUs and GPUs that the attempt's own process holds; workers of Ray hold their own.
+
+    Also an elastic job that starts with one worker has it beside its driver.
+    """
+    cluster = spec.get("cluster", {})
+    works_alone = spec["kind"] != "sweep" and cluster.get("workers", 1) == 1
     return (ask.cpus_per_worker, ask.gpus_per_worker) if works_alone else (0.0, 0.0)
 
 

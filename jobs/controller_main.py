@@ -117,7 +117,7 @@ class Process:
 
     def _launch(self, job: Job, attempt: Attempt, ray: RayApi) -> None:
         write_folder(job, self.surroundings)
-        cpus, gpus = entrypoint_cpus(load_ask(job.ask), job.kind)
+        cpus, gpus = entrypoint_cpus(load_ask(job.ask), job.spec)
         command, environment = launch_command(self.surroundings)
         arguments = ["-m", "jobs.work", job.id, str(attempt.number), str(job.num_lost)]
         ray.submit(

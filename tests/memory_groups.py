@@ -8,7 +8,7 @@ import pytest
 
 _FIRST = Path("/sys/fs/cgroup/memory")  # of the first version of control groups
 _SECOND = Path("/sys/fs/cgroup")
-_LIMIT_BYTES = 8 << 20  # of what it asks for from now on
+_LIMIT_BYTES = 64 << 10  # of what it asks for from now on
 
 
 def starve(pid: int) -> None:
