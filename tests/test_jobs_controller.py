@@ -640,6 +640,7 @@ def test_a_controller_without_the_lease_changes_nothing(world):
     assert world.ray.accepted == [f"{job_id}-a1", f"{waiting}-a1"]
 
 
+@pytest.mark.faults
 def test_of_two_controllers_on_one_store_one_submits(world):
     old, new = world.controller(), world.controller()
     ids = [world.submit(cpus=0.1) for _ in range(10)]

@@ -222,6 +222,7 @@ def world(tmp_path, ray):
 
 
 @pytest.mark.parametrize("num_lost", [1, 3])
+@pytest.mark.faults
 def test_a_client_whose_reply_was_lost_gets_the_same_job(world, num_lost):
     with Served(world) as served:
         proxy = LosingProxy(served.port, num_lost=num_lost)
@@ -234,6 +235,7 @@ def test_a_client_whose_reply_was_lost_gets_the_same_job(world, num_lost):
 
 
 @pytest.mark.parametrize("what", ["stop", "resume"])
+@pytest.mark.faults
 def test_a_wish_whose_reply_was_lost_is_made_once(world, what):
     job_id = world.submit()
     if what == "resume":
