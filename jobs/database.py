@@ -1,6 +1,8 @@
 """The database of the job store: SQLite in the state folder, or a server that was named."""
 
 import fcntl
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from jobs.masking import mask
 NEWEST = "002"
 """The last file of `jobs/migrations/versions`."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_PATIENCE_S = 20.0
 _LOCK_NUMBER = 0x67703263  # of PostgreSQL's advisory locks; any number that nobody else takes
 
 
@@ -76,7 +79,7 @@ def migrate(engine: sa.Engine) -> None:
         )
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    with engine.begin() as db:
+    with engine.connect().execution_options(writes=True) as db, db.begin():
         config.attributes["connection"] = db
         command.upgrade(config, "head")
 
@@ -109,9 +112,22 @@ def _set_pragmas(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun by _begin
     cursor = connection.cursor()
     cursor.execute("PRAGMA busy_timeout=20000")
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _log_ahead(cursor)
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.close()
+
+
+def _log_ahead(cursor: Any) -> None:
+    """Switch to a write-ahead log; the switch does not wait for others, so it is repeated."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _begin(db: sa.Connection) -> None:

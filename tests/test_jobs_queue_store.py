@@ -255,7 +255,6 @@ def test_the_states_of_many_jobs_are_found_at_once(queue, monkeypatch):
 # The lease.
 
 
-@pytest.mark.faults
 def test_one_of_two_that_see_no_lease_gets_it(queue):
     start = threading.Barrier(2)
 
