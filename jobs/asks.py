@@ -35,10 +35,11 @@ def ask_of(job: AnyJob, cores: float) -> Ask:
 def entrypoint_cpus(ask: Ask, spec: dict[str, Any]) -> tuple[float, float]:
     """CPUs and GPUs that the attempt's own process holds; workers of Ray hold their own.
 
-    Also an elastic job that starts with one worker has it beside its driver.
+    Also an elastic job that starts with one worker has it beside its driver, and so has a
+    pipeline, of which any stage may have several.
     """
     cluster = spec.get("cluster", {})
-    works_alone = spec["kind"] != "sweep" and cluster.get("workers", 1) == 1
+    works_alone = spec["kind"] not in ("sweep", "pipeline") and cluster.get("workers", 1) == 1
     return (ask.cpus_per_worker, ask.gpus_per_worker) if works_alone else (0.0, 0.0)
 
 

@@ -10,13 +10,11 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError
 from cluster.home import Surroundings, from_environment
 from cluster.ray_api import RayApi
 from cluster.ray_place import find_ray, launch_command
@@ -26,6 +24,7 @@ from jobs.asks import entrypoint_cpus, load_ask
 from jobs.clock import SteadyClock
 from jobs.controller import Controller, holder_name
 from jobs.listen import make_server
+from jobs.masking import mask
 from jobs.notifier import Notifier
 from jobs.plan import num_cores
 from jobs.queue_config import read_config
@@ -141,7 +140,7 @@ class Process:
                     last_s = time.monotonic()
                     self._deliver()
             except Exception as error:  # neither may end the controller
-                _say(f"not told: {error}; see {write_crash_log(error)}")
+                _say(mask(f"not told: {error}; see {write_crash_log(error)}"))
 
     def _deliver(self) -> None:
         from jobs.settle import settle
@@ -220,9 +219,8 @@ def _guarded(work: Any, process: Process) -> None:
             work()
             return
         except Exception as error:
-            _say(f"{type(error).__name__}: {error}; see {write_crash_log(error)}")
-            with suppress(ClusterError):
-                process.leaves.wait(2.0)
+            _say(mask(f"{type(error).__name__}: {error}; see {write_crash_log(error)}"))
+            process.leaves.wait(2.0)
 
 
 def _say(text: str) -> None:

@@ -25,3 +25,12 @@ def test_the_driver_holds_cores_only_where_it_trains_itself(given, workers, in_d
     ask = ask_of(job, 2)
     assert ask.workers == workers
     assert entrypoint_cpus(ask, dump(job)) == (in_driver, 0)
+
+
+def test_the_driver_of_a_pipeline_leaves_the_cores_to_the_workers_of_its_stages():
+    stages = {"train": {"job": JOB | {"name": "p-train", "cluster": {"workers": 2}}}}
+    spec = {"kind": "pipeline", "name": "p", "stages": stages}
+    job = KINDS["pipeline"].model_validate(spec)
+    ask = ask_of(job, 2)
+    assert ask.cpus == 2
+    assert entrypoint_cpus(ask, dump(job)) == (0, 0)
