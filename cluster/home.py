@@ -42,14 +42,6 @@ class Home:
         return self.root / "mlflow"
 
     @property
-    def server_record(self) -> Path:
-        return self.mlflow / "server.json"
-
-    @property
-    def server_log(self) -> Path:
-        return self.mlflow / "server.log"
-
-    @property
     def ray(self) -> Path:
         return self.root / "ray"
 

@@ -5,7 +5,6 @@ newest checkpoint, and what MLflow and the registry have already is not made aga
 a job is running it once more under its old id.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from gpt2cls.training.payload import RankPayload
 from jobs.data_tables import report_tables
 from jobs.errors import JobFailed, JobStopped
 from jobs.inputs import tokenizer_of, tokens_of
+from jobs.job_folder import JOB_FILE, RESOLVED_FILE, base_dir_of, write_job_folder
 from jobs.joblog import JobLog
 from jobs.provenance import run_tags
 from jobs.record import Record, run_page
@@ -35,9 +35,6 @@ from jobs.states import State
 from jobs.store import Store
 from jobs.tables import metrics_table
 
-JOB_FILE = "job.yaml"
-RESOLVED_FILE = "resolved.json"
-ORIGIN_FILE = "origin.json"
 _RECORD_WAIT_S = 60.0
 
 Tell = Callable[[State, BaseException | None, str | None], object]
@@ -83,16 +80,9 @@ def new_job(text: str, job: AnyJob, base_dir: Path, surroundings: Surroundings) 
     job_id = store.create(name=job.name, kind=job.kind, spec=dump(job)).id
     job_dir = surroundings.home.job_dir(job_id)
     job_dir.mkdir(parents=True)
-    (job_dir / JOB_FILE).write_text(text, encoding="utf-8")
-    write_json(job_dir / RESOLVED_FILE, dump(job))
-    write_json(job_dir / ORIGIN_FILE, {"base_dir": str(base_dir)})
+    write_job_folder(job_dir, text=text, spec=dump(job), base_dir=str(base_dir))
     store.start(job_id)
     return job_id
-
-
-def base_dir_of(job_dir: Path) -> Path:
-    """The folder from which the paths of a job's file are taken."""
-    return Path(json.loads((job_dir / ORIGIN_FILE).read_text())["base_dir"])
 
 
 @dataclass(frozen=True)

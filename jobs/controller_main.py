@@ -23,13 +23,13 @@ from jobs.api import Context, make_app
 from jobs.asks import entrypoint_cpus, load_ask
 from jobs.clock import SteadyClock
 from jobs.controller import Controller, holder_name
+from jobs.job_folder import write_job_folder
 from jobs.listen import make_server
 from jobs.masking import mask
 from jobs.notifier import Notifier
 from jobs.plan import num_cores
 from jobs.queue_config import read_config
 from jobs.queue_store import Attempt, LeaseLostError, QueueStore
-from jobs.spool import write_json
 from jobs.states import AT_WORK
 from jobs.store import Job, Store
 from jobs.verb import write_crash_log
@@ -115,7 +115,8 @@ class Process:
         return self._ray
 
     def _launch(self, job: Job, attempt: Attempt, ray: RayApi) -> None:
-        write_folder(job, self.surroundings)
+        folder = self.surroundings.home.job_dir(job.id)
+        write_job_folder(folder, text=job.text, spec=job.spec, base_dir=job.base_dir)
         cpus, gpus = entrypoint_cpus(load_ask(job.ask), job.spec)
         command, environment = launch_command(self.surroundings)
         arguments = ["-m", "jobs.work", job.id, str(attempt.number), str(job.num_lost)]
@@ -170,16 +171,6 @@ class Process:
     def drain(self) -> None:
         if self.controller is not None:
             self.controller.drain()
-
-
-def write_folder(job: Job, surroundings: Surroundings) -> None:
-    """Make the folder of a job, as `gpt2cls run` makes it; what is there already stays."""
-    folder = surroundings.home.job_dir(job.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "job.yaml").exists():
-        (folder / "job.yaml").write_text(job.text, encoding="utf-8")
-    write_json(folder / "resolved.json", job.spec)
-    write_json(folder / "origin.json", {"base_dir": job.base_dir})
 
 
 def main(folder: Path, port: int) -> None:

@@ -177,15 +177,15 @@ def _retry(cause: str, reason: str, end: End | None, budget: Budget) -> Verdict:
     return Verdict(State.RETRYING, cause, words, num_lost)
 
 
-def retry_delay_s(num_lost: int, rng: Random, *, base_s: float = 1.0, cap_s: float = 60.0) -> float:
-    """Seconds until the attempt after loss number `num_lost`, which is 1 or more.
+def retry_delay_s(num: int, rng: Random, *, base_s: float = 1.0, cap_s: float = 60.0) -> float:
+    """Seconds to wait after failure number `num`, which is 1 or more.
 
-    Drawn evenly from 0 to min(cap_s, base_s * 2 ** (num_lost - 1)), so that jobs that were cut off
+    Drawn evenly from 0 to min(cap_s, base_s * 2 ** (num - 1)), so that those who were cut off
     together do not return together.
 
     Source: M. Brooker, "Exponential Backoff And Jitter" (AWS, 2015), "full jitter".
     """
-    doublings = min(num_lost - 1, 100)  # more would be no float any more
+    doublings = min(num - 1, 100)  # more would be no float any more
     return rng.uniform(0.0, min(cap_s, base_s * 2.0**doublings))
 
 

@@ -24,6 +24,7 @@ import httpx
 import sqlalchemy as sa
 
 from gpt2cls.errors import RequestError
+from jobs.lifecycle import retry_delay_s
 from jobs.masking import mask
 from jobs.schema import DELIVERIES, EVENTS, JOBS, WEBHOOKS
 from jobs.webhooks import read_secret, signature, without_query, writing
@@ -31,19 +32,12 @@ from jobs.webhooks import read_secret, signature, without_query, writing
 MAX_TRIES = 20
 """About an hour with the waits between them; then a delivery is given up."""
 MAX_WAIT_S = 600.0
+PAUSES = {"base_s": 2.0, "cap_s": MAX_WAIT_S}
 _CLAIM_S = 30.0  # longer than a try takes; after a kill in the middle it is repeated then
 _BATCH = 20
 _REPLY_CHARACTERS = 200
 _READ_BYTES = 4096
 _COLUMNS = ("webhook_id", "event_id", "num_tries", "next_unix_s")
-
-
-def retry_delay_s(num_tries: int, rng: Random) -> float:
-    """Seconds to wait after so many tries: evenly from 0 to min(600, 2 * 2 ** (tries - 1)).
-
-    Source: M. Brooker, "Exponential Backoff And Jitter" (AWS, 2015), "full jitter".
-    """
-    return rng.uniform(0.0, min(MAX_WAIT_S, 2.0 * 2.0 ** (num_tries - 1)))
 
 
 class Notifier:
@@ -193,7 +187,7 @@ class Notifier:
             if num_tries >= MAX_TRIES:
                 error = f"given up after {num_tries} tries; the last one: {error}"
             else:
-                values["next_unix_s"] = self._now() + retry_delay_s(num_tries, self._rng)
+                values["next_unix_s"] = self._now() + retry_delay_s(num_tries, self._rng, **PAUSES)
             values["last_error"] = error
         with writing(self._engine) as db:
             db.execute(ours.values(**values))

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gpt2cls.data.write import written_aside
 from jobs.figures import confusion_figure, curves_figure, reliability_figure, svg
+from jobs.job_folder import RESOLVED_FILE
 from jobs.page_tables import (
     METRICS,
     Document,
@@ -84,7 +85,7 @@ def filled(template: str, document: Document) -> str:
 
 def view(job_dir: Path) -> Document:
     """All that the page shows, as plain values."""
-    job = read_document(job_dir / "resolved.json")
+    job = read_document(job_dir / RESOLVED_FILE)
     result = read_document(job_dir / "result.json")
     table = result.get("test") or result.get("validation") or {}
     baselines = result.get("baselines") or {}

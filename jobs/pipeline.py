@@ -21,7 +21,6 @@ from cluster.home import Surroundings
 from gpt2cls.data.write import written_aside
 from gpt2cls.errors import RequestError
 from jobs.attempt import (
-    RESOLVED_FILE,
     Attempt,
     Stopwatch,
     Tell,
@@ -31,6 +30,7 @@ from jobs.attempt import (
     run_work,
 )
 from jobs.errors import JobFailed, JobStopped
+from jobs.job_folder import RESOLVED_FILE
 from jobs.pipeline_document import (
     DOCUMENT,
     STAGES_DIR,

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from gpt2cls.errors import RequestError
 from gpt2cls.training.payload import RankPayload
-from jobs.attempt import RESOLVED_FILE, Attempt, Ready
+from jobs.attempt import Attempt, Ready
 from jobs.inputs import payload_of, tokenizer_of, tokens_of
+from jobs.job_folder import RESOLVED_FILE
 from jobs.plan import cpus_per_trial_worker
 from jobs.roster import Roster
 from jobs.spec import FinetuneJob, SweepJob

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.home import Surroundings
+from jobs.job_folder import ORIGIN_FILE
 from jobs.masking import mask_value
 from jobs.queue_store import Attempt, QueueStore
 from jobs.states import State
@@ -50,7 +51,7 @@ def job_document(
         "ask": job.ask,
         "origin": job.origin,
         "folder": str(folder),
-        "base_dir": job.base_dir or (_read_json(folder / "origin.json") or {}).get("base_dir"),
+        "base_dir": job.base_dir or (_read_json(folder / ORIGIN_FILE) or {}).get("base_dir"),
         "spec": mask_value(None, job.spec),
         "run_page": run_page(folder, surroundings),
         "result": _read_json(folder / "result.json"),

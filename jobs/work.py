@@ -25,6 +25,7 @@ from jobs.attempt_files import (
 )
 from jobs.console import console_of
 from jobs.errors import JobFailed, JobStopped, JobUnplaced
+from jobs.job_folder import RESOLVED_FILE, base_dir_of
 from jobs.lifecycle import End
 from jobs.logs import captured
 from jobs.masking import mask
@@ -99,7 +100,7 @@ _Work = Callable[[str, Surroundings, Any], dict[str, Any]]
 
 def _kinds(job_dir: Path, num_lost: int) -> _Work:
     """What works on the job of a folder."""
-    spec = json.loads((job_dir / "resolved.json").read_text())
+    spec = json.loads((job_dir / RESOLVED_FILE).read_text())
     job: AnyJob = KINDS[spec["kind"]].model_validate(spec)
     if isinstance(job, FinetuneJob | SweepJob) and num_lost:
         left = max(job.cluster.retries - num_lost, 0)
@@ -127,7 +128,6 @@ def _pipeline(job: PipelineJob, job_id: str, surroundings: Surroundings, tell: A
 
 
 def _evaluate(job: EvaluateJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
-    from jobs.attempt import base_dir_of
     from jobs.evaluate import run_evaluate
 
     return run_evaluate(
@@ -140,7 +140,6 @@ def _evaluate(job: EvaluateJob, job_id: str, surroundings: Surroundings, tell: A
 
 
 def _predict(job: PredictJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
-    from jobs.attempt import base_dir_of
     from jobs.predict import run_predict
 
     return run_predict(

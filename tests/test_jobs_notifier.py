@@ -26,7 +26,8 @@ from receivers import (
     try_again,
 )
 
-from jobs.notifier import MAX_TRIES, Notifier, retry_delay_s
+from jobs.lifecycle import retry_delay_s
+from jobs.notifier import MAX_TRIES, PAUSES, Notifier
 from jobs.schema import DELIVERIES, JOBS
 from jobs.webhooks import deliveries, remove_webhook, webhooks
 
@@ -220,7 +221,7 @@ def test_nothing_is_tried_again_before_its_time(engine, receiver, notifier, cloc
 )
 def test_waits_grow_to_ten_minutes_and_are_spread_evenly(num_tries, longest_s):
     rng = Random(0)
-    waits_s = [retry_delay_s(num_tries, rng) for _ in range(1000)]
+    waits_s = [retry_delay_s(num_tries, rng, **PAUSES) for _ in range(1000)]
     assert 0 <= min(waits_s) < 0.01 * longest_s
     assert 0.99 * longest_s < max(waits_s) <= longest_s
     assert sum(waits_s) / 1000 == pytest.approx(longest_s / 2, rel=0.06)  # three deviations

@@ -15,6 +15,7 @@ from cluster.tracking_server import (
     answers,
     ensure_server,
     find_server,
+    service_of,
     stop_server,
     tracking_uri,
     wait_ready,
@@ -102,7 +103,7 @@ def test_a_server_that_nobody_asks_leaves(home):
 
 def test_a_server_whose_folder_was_deleted_leaves(home):
     server = ensure_server(home)
-    home.server_record.unlink()
+    service_of(home).record.unlink()
     wait_until(lambda: not is_alive(server.pid, server.started_unix_s))
 
 
@@ -133,5 +134,5 @@ def test_looking_for_a_server_starts_none(home):
 def test_a_record_of_another_process_is_not_believed(home):
     home.mlflow.mkdir(parents=True)
     server = Server("http://127.0.0.1:1", psutil.Process().pid, 1.0)
-    home.server_record.write_text(str(vars(server)).replace("'", '"'))
+    service_of(home).record.write_text(str(vars(server)).replace("'", '"'))
     assert find_server(home) is None
