@@ -186,7 +186,8 @@ def _show_job(document: dict[str, Any], out: "Console") -> None:
     out.print(f"attempts: {len(document['attempts'])}")
     for attempt in document["attempts"]:
         if attempt.get("cause"):
-            out.print(f"  {attempt['attempt']}: {attempt['cause']}: {attempt['reason']}")
+            words = ": ".join(filter(None, [attempt["cause"], attempt["reason"]]))
+            out.print(f"  {attempt['attempt']}: {words}")
     for lost in (document["attempts"] or [{}])[-1].get("lost", []):
         out.print(f"workers lost: {lost['lost']}")
     out.print(f"made {moment(document['created_unix_s'])} UTC, folder {document['folder']}")
