@@ -8,35 +8,45 @@ from pathlib import Path
 
 import psutil
 
-_STARTED_TOLERANCE_S = 2.0  # the clock of the machine may be set between two readings
+
+def birth_of(pid: int) -> str | None:
+    """What no other process has, ever; None: there is no such process, or it is a zombie.
+
+    No time of day: when the machine's clock is set, a process seems to have started at another one.
+    """
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None if Path("/proc/self").exists() else _birth_without_proc(pid)
+    return None if state in ("Z", "X") else f"{fields[18]} ticks after boot {boot}"
 
 
-def started_unix_s(pid: int) -> float | None:
-    """When process `pid` started; None: there is no such process, or it is a zombie."""
+def _birth_without_proc(pid: int) -> str | None:
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+        is_zombie = process.status() == psutil.STATUS_ZOMBIE
+        return None if is_zombie else f"unix second {process.create_time():.0f}"
     except psutil.NoSuchProcess:
         return None
 
 
-def is_alive(pid: int, started: float) -> bool:
-    """Whether the process that had this number at that time still runs."""
-    now_started = started_unix_s(pid)
-    return now_started is not None and abs(now_started - started) < _STARTED_TOLERANCE_S
+def is_alive(pid: int | None, birth: str | None) -> bool:
+    """Whether the process that had this number at its birth still runs."""
+    return pid is not None and birth is not None and birth_of(pid) == birth
 
 
-def end(pid: int, started: float, *, grace_s: float) -> None:
+def end(pid: int, birth: str, *, grace_s: float) -> None:
     """Ask the process to leave, then make it; returns when it is gone."""
     for sig, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
-        if not is_alive(pid, started):
+        if not is_alive(pid, birth):
             return
         try:
             os.kill(pid, sig)
         except ProcessLookupError:
             return
         deadline = time.monotonic() + patience_s
-        while is_alive(pid, started) and time.monotonic() < deadline:
+        while is_alive(pid, birth) and time.monotonic() < deadline:
             _reap(pid)
             time.sleep(0.05)
 

@@ -63,7 +63,7 @@ class RayApi:
 
     def __init__(self, uri: str, token: str | None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.uri = uri.rstrip("/")
+        self.uri, self.token = uri.rstrip("/"), token
         # trust_env: a proxy of the environment must not see the token.
         self._http = httpx.Client(
             base_url=self.uri, headers=headers, timeout=_TIMEOUT, trust_env=False

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cluster.errors import ClusterError
-from cluster.processes import end, is_alive, started_unix_s
+from cluster.processes import birth_of, end, is_alive
 
 _PORT_FILE = "port"  # of the last one; outlives it
 _PORTS = range(21_000, 32_000)  # below those that the system hands to outgoing connections
@@ -32,7 +32,8 @@ class Server:
 
     uri: str
     pid: int
-    started_unix_s: float
+    birth: str
+    """As `cluster.processes.birth_of` tells it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Service:
             server = Server(**json.loads(self.record.read_text()))
         except (OSError, ValueError, TypeError):
             return None
-        return server if is_alive(server.pid, server.started_unix_s) else None
+        return server if is_alive(server.pid, server.birth) else None
 
     def ensure(self) -> Server:
         """Find it or start it; does not wait until it answers."""
@@ -78,7 +79,7 @@ class Service:
         """
         deadline = time.monotonic() + timeout_s
         while not answers(server.uri + self.health_path):
-            if not is_alive(server.pid, server.started_unix_s):
+            if not is_alive(server.pid, server.birth):
                 raise self.error(
                     f"the {self.name} of {self.folder.parent} ended while it was starting: "
                     f"{_cause(self.log)}. Its log is {self.log}."
@@ -97,7 +98,7 @@ class Service:
         with self._locked():
             server = self.find()
             if server is not None:
-                end(server.pid, server.started_unix_s, grace_s=grace_s)
+                end(server.pid, server.birth, grace_s=grace_s)
             self.record.unlink(missing_ok=True)
         return server is not None
 
@@ -113,8 +114,8 @@ class Service:
                 env=self._environment(),
                 start_new_session=True,
             )
-        started = started_unix_s(process.pid)
-        server = Server(f"http://127.0.0.1:{port}", process.pid, started or time.time())
+        birth = birth_of(process.pid) or "it has ended already"
+        server = Server(f"http://127.0.0.1:{port}", process.pid, birth)
         aside = self.record.with_suffix(f".{os.getpid()}")
         aside.write_text(json.dumps(asdict(server)))
         aside.replace(self.record)

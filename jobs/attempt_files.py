@@ -13,8 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.processes import host_name, num_oom_kills, started_unix_s
+from cluster.processes import birth_of, host_name, num_oom_kills
 from jobs.lifecycle import End
+from jobs.rank_files import RANK_NODES
 from jobs.spool import write_json
 from jobs.states import State
 
@@ -34,8 +35,9 @@ def say_started(folder: Path) -> None:
     """Write down which process works on the attempt."""
     folder.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()
-    started = {"pid": pid, "born": _born(pid), "host": host_name()}
-    write_json(folder / _STARTED, started | {"oom_kills": num_oom_kills()})
+    started = {"pid": pid, "born": birth_of(pid), "host": host_name()}
+    started |= {"oom_kills": num_oom_kills(), "ray": os.environ.get("RAY_ADDRESS")}
+    write_json(folder / _STARTED, started)
 
 
 def say_end(folder: Path, end: End) -> bool:
@@ -62,8 +64,18 @@ def read_end(folder: Path) -> End | None:
 
 
 def process_of(folder: Path) -> dict[str, Any] | None:
-    """`{pid, born, host}` of the attempt; None: it has not begun."""
+    """`{pid, born, host, ray}` of the attempt; None: it has not begun."""
     return _read(folder / _STARTED)
+
+
+def gcs_address_of(folder: Path) -> str | None:
+    """Where the control service of its cluster is, as the attempt was told."""
+    return str((process_of(folder) or {}).get("ray") or "") or None
+
+
+def nodes_of_ranks(job_dir: Path) -> set[str]:
+    """The ids of the Ray nodes that the job's workers were last started on."""
+    return {path.read_text() for path in (job_dir / RANK_NODES).glob("*")}
 
 
 def is_gone(folder: Path) -> bool:
@@ -71,7 +83,7 @@ def is_gone(folder: Path) -> bool:
     process = process_of(folder)
     if process is None or process.get("host") != host_name() or not process.get("born"):
         return False
-    return _born(int(process["pid"])) != str(process["born"])
+    return birth_of(int(process["pid"])) != str(process["born"])
 
 
 def is_alive(folder: Path) -> bool:
@@ -79,7 +91,7 @@ def is_alive(folder: Path) -> bool:
     process = process_of(folder)
     if process is None or process.get("host") != host_name() or not process.get("born"):
         return False
-    return _born(int(process["pid"])) == str(process["born"])
+    return birth_of(int(process["pid"])) == str(process["born"])
 
 
 def send_signal(folder: Path, number: int) -> None:
@@ -96,20 +108,6 @@ def memory_ran_out(folder: Path) -> bool:
     if process is None or process.get("host") != host_name() or process.get("oom_kills") is None:
         return False
     return (num_oom_kills() or 0) > int(process["oom_kills"])
-
-
-def _born(pid: int) -> str | None:
-    """What no other process has, ever; None: there is no such process, or it is a zombie.
-
-    No time of day: when the machine's clock is set, a process seems to have started at another one.
-    """
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        started = None if Path("/proc/self").exists() else started_unix_s(pid)
-        return str(round(started)) if started is not None else None
-    return None if state in ("Z", "X") else f"{fields[18]} ticks after boot {boot}"
 
 
 def sign_of_life(job_dir: Path) -> int:

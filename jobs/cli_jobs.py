@@ -188,6 +188,8 @@ def _show_job(document: dict[str, Any], out: "Console") -> None:
         if attempt.get("cause"):
             words = ": ".join(filter(None, [attempt["cause"], attempt["reason"]]))
             out.print(f"  {attempt['attempt']}: {words}")
+    if lag := document["record_lag"]:
+        out.print(f"record: {lag:,} points are still on their way to MLflow")
     for lost in (document["attempts"] or [{}])[-1].get("lost", []):
         out.print(f"workers lost: {lost['lost']}")
     out.print(f"made {moment(document['created_unix_s'])} UTC, folder {document['folder']}")

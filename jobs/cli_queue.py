@@ -163,7 +163,7 @@ def _stop_here(found: "Job", surroundings: Surroundings) -> dict[str, Any]:
     pid = found.owner_pid
     if found.state in LIVE and found.owner_host != host_name():
         raise RequestError(f"job {found.id} runs on {found.owner_host}; stop it there")
-    if found.state in LIVE and pid and is_alive(pid, found.owner_started_unix_s or 0.0):
+    if found.state in LIVE and pid and is_alive(pid, found.owner_birth):
         os.kill(pid, signal.SIGTERM)
     return row_of(found)
 

@@ -21,9 +21,11 @@ from cluster.ray_head import STOP_WAIT_S
 from jobs.asks import load_ask
 from jobs.attempt_files import (
     attempt_dir,
+    gcs_address_of,
     is_alive,
     is_gone,
     memory_ran_out,
+    nodes_of_ranks,
     process_of,
     read_end,
     say_end,
@@ -147,13 +149,15 @@ class Controller:
             self._end(job, attempt, seen, verdict)
             return
         self._note_reach(job, view)
+        if seen.ray is not None:
+            self.lookout.gcs_address = gcs_address_of(self._folder(attempt))
         if self.is_draining and job.wish is None:
             self._wish_to_leave(job, "preempt", _SHUT_DOWN)
         elif view is not None and seen.ray is None and not seen.is_alive:
             self._see_to_start(job, attempt, seen)
         elif view is not None:
             self._note_progress(job, attempt, seen, view)
-            if job.wish is not None or self._limit_reached(job, attempt, seen):
+            if job.wish is not None or self._must_leave(job, attempt, seen, view):
                 self._ask_to_leave(attempt, seen)
 
     def _ask_to_leave(self, attempt: Attempt, seen: Seen) -> None:
@@ -297,8 +301,11 @@ class Controller:
         if move(db, job, state, reason, BY_CONTROLLER, self.clock.unix_s(), **values):
             self._say(job, state, reason)
 
-    def _limit_reached(self, job: Job, attempt: Attempt, seen: Seen) -> bool:
-        """Whether the job is over one of its limits; the wish that follows is written down."""
+    def _must_leave(self, job: Job, attempt: Attempt, seen: Seen, view: ClusterView) -> bool:
+        """Whether its node goes or a limit is reached; the wish that follows is written down."""
+        used = {attempt.node or ""} | nodes_of_ranks(self.home.job_dir(job.id))
+        if going := sorted(used & view.draining):
+            return self._wish_to_leave(job, "preempt", f"node {going[0][:12]} is being drained")
         run_within_s, no_progress_s = job.limits.get("run_within_s"), self.config.no_progress_s
         if run_within_s is not None and attempt.seconds > run_within_s:
             words = f"it has run for {run_within_s:g} s, its time limit"
@@ -393,7 +400,8 @@ class Controller:
             _waiting(job, _blocked(job, parents, now)) for job in jobs if job.state in WAITING
         ]
         running = [_running(job) for job in jobs if job.state in AT_WORK]
-        turn = next_turn(waiting, running, view.nodes, self.config.policy())
+        nodes = [node for node in view.nodes if node.id not in view.draining]
+        turn = next_turn(waiting, running, nodes, self.config.policy())
         self.why = turn.why
         self._carry_out(turn, {job.id: job for job in jobs})
 

@@ -14,7 +14,7 @@ from cluster.errors import ClusterError
 from cluster.home import Home
 from jobs.masking import mask
 
-NEWEST = "002"
+NEWEST = "003"
 """The last file of `jobs/migrations/versions`."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _PATIENCE_S = 20.0

@@ -41,7 +41,6 @@ class Delivery:
     def __init__(self, spool: Spool, find_uri: Callable[[], str | None]) -> None:
         self.spool = spool
         self.position = Position()
-        self.num_points_read = 0
         """Points passed since this object was made, repeated ones included."""
         self.notes: list[str] = []
         """What the server refused for good, in words."""
@@ -113,9 +112,7 @@ class Delivery:
         draft, points = deepcopy(self.position), list[Point]()
         for offset, line in lines:
             if name == "events" or line.get("op") == "metrics":
-                found = points_of(line)
-                self.num_points_read += len(found)
-                points += draft.accept(found)
+                points += draft.accept(points_of(line))
                 setattr(draft, name, offset)
                 if len(points) >= _METRICS_PER_BATCH:
                     self._commit(draft, points)

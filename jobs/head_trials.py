@@ -10,8 +10,9 @@ from gpt2cls.errors import RequestError
 from gpt2cls.training.grouping import faults_alone, fields_of_each_head, group_key
 from gpt2cls.training.payload import STOP_FILE, RankPayload
 from jobs.plan import num_cores
+from jobs.rank_files import FAILURE_FILE
 from jobs.spec import SweepJob
-from jobs.trials import FAILURE_FILE, PAYLOAD_FILE, Trial, trial_dir
+from jobs.trials import PAYLOAD_FILE, Trial, trial_dir
 
 if TYPE_CHECKING:
     from jobs.trial_keeper import TrialKeeper

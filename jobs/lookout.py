@@ -1,9 +1,10 @@
 """Looks at a cluster without ever waiting long for it: its answer may come in a later round."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from cluster.gcs_api import GcsApi
 from cluster.ray_api import RayApi, RayJob, RayUnreachableError
 from jobs.clock import SteadyClock
 from jobs.schedule import Node
@@ -21,13 +22,19 @@ class ClusterView:
     jobs: Mapping[str, RayJob]
     asked_unix_s: float
     """When it was asked: what happened later is not in it."""
+    draining: Set[str] = frozenset()
+    """Nodes that live, and are about to go."""
 
 
 class Lookout:
     """One look at a time, in a thread of its own."""
 
+    gcs_address: str | None = None
+    """Where the cluster's control service is, once an attempt has told."""
+
     def __init__(self, clock: SteadyClock) -> None:
         self._clock = clock
+        self._gcs: GcsApi | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._asked: tuple[RayApi, Future[ClusterView]] | None = None
 
@@ -54,4 +61,18 @@ class Lookout:
         _, session = ray.version()
         jobs = ray.jobs()
         nodes = [Node(node.id, node.cpus, node.gpus) for node in ray.nodes()]
-        return ClusterView(session, nodes, jobs, asked_unix_s)
+        return ClusterView(session, nodes, jobs, asked_unix_s, self._draining(ray.token))
+
+    def _draining(self, token: str | None) -> Set[str]:
+        """None of them where it cannot be known: then they are lost like any other node."""
+        address = self.gcs_address
+        if address is None:
+            return frozenset()
+        if self._gcs is None or self._gcs.address != address:
+            if self._gcs is not None:
+                self._gcs.close()
+            self._gcs = GcsApi(address, token)
+        try:
+            return self._gcs.draining_nodes()
+        except RayUnreachableError:
+            return frozenset()

@@ -32,9 +32,8 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from jobs.errors import JobFailed, JobUnplaced
+from jobs.rank_files import ATTEMPTS_FILE, FAILURE_FILE, RANK_NODES
 
-ATTEMPTS_FILE = "attempts.jsonl"
-FAILURE_FILE = "failure.txt"
 _COLLECTIVE_TIMEOUT_S = 1800.0
 
 
@@ -47,6 +46,9 @@ def train_worker(payload: dict[str, Any]) -> None:
     from gpt2cls.training.session import run_rank
 
     context = ray.train.get_context()
+    node = Path(payload["job_dir"], RANK_NODES, str(context.get_world_rank()))
+    node.parent.mkdir(exist_ok=True)
+    node.write_text(ray.get_runtime_context().get_node_id())
     # Where the ranks meet is in the environment; see _ProcessGroupBackend.
     dist.init_process_group(
         os.environ["GPT2CLS_BACKEND"],

@@ -18,7 +18,7 @@ from cluster.home import Home, Surroundings
 from cluster.tracking_server import ensure_server, find_server, tracking_uri
 from jobs.deliver import Delivery
 from jobs.masking import mask
-from jobs.spool import DeliveryLock, Spool, now_ms, points_of, read_lines
+from jobs.spool import DeliveryLock, Spool, now_ms
 from jobs.usage import Usage
 
 _EVERY_S = 1.0
@@ -69,12 +69,10 @@ class Record:
             self._spool.reopen()
         self._delivery = Delivery(self._spool, lambda: tracking_uri(surroundings))
         self._routes = [_Route(self._delivery, DeliveryLock(self._spool))]
-        self._backlog = _Backlog(self._spool)
         self._usage = Usage() if with_usage else None
         self._wake, self._ending, self._told = (threading.Event() for _ in range(3))
         self._num_notes = 0
         self._is_away = False  # and the log says so
-        self._is_behind = False
         self._thread = threading.Thread(target=self._work, name="record", daemon=True)
         self._thread.start()
 
@@ -156,12 +154,6 @@ class Record:
             time.sleep(0.1)
         return self.run_id
 
-    @property
-    def lag(self) -> int:
-        """Points that are written and not yet delivered, as of the last attempt to deliver."""
-        behind = self._backlog.num_points - self._delivery.num_points_read
-        return max(0, behind) if self._is_behind else 0
-
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was recorded so far has arrived; False if it has not."""
         deadline = time.monotonic() + timeout_s
@@ -210,14 +202,12 @@ class Record:
             try:
                 self._start_server_when_due()
                 self._deliver()
-                self._is_away, self._is_behind, pause_s = False, False, _EVERY_S
+                self._is_away, pause_s = False, _EVERY_S
             except (TrackingError, OSError) as error:
                 is_starting = self.run_id is None and time.monotonic() - began < _START_UP_S
                 if not self._is_away and not is_starting:
                     self._log(f"record: {error}; what is recorded waits in {self._spool.folder}")
                     self._is_away = True
-                self._is_behind = True
-                self._backlog.read_on()
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 1.5)
             self._pass_on_notes()
             self._told.set()
@@ -269,25 +259,6 @@ class _Route:
 
 def _has_step(events: Path) -> bool:
     return events.exists() and b'"kind": "step"' in events.read_bytes()
-
-
-class _Backlog:
-    """Counts the points written since the start, each line read once."""
-
-    def __init__(self, spool: Spool) -> None:
-        position = spool.position()
-        self._offsets = {spool.path: position.spool, spool.events_path: position.events}
-        self.num_points = 0
-
-    def read_on(self) -> None:
-        for path, offset in self._offsets.items():
-            while True:
-                lines, end = read_lines(path, offset)
-                self.num_points += sum(len(points_of(line)) for _, line in lines)
-                if end == offset:
-                    break
-                offset = end
-            self._offsets[path] = offset
 
 
 def run_page(job_dir: Path, surroundings: Surroundings) -> str | None:

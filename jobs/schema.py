@@ -16,7 +16,7 @@ JOBS = sa.Table(
     sa.Column("started_unix_s", sa.Float),
     sa.Column("ended_unix_s", sa.Float),
     sa.Column("owner_pid", sa.Integer),
-    sa.Column("owner_started_unix_s", sa.Float),
+    sa.Column("owner_birth", sa.Text),
     sa.Column("owner_host", sa.Text),
     sa.Column("run_id", sa.Text),
     sa.Column("num_attempts", sa.Integer, nullable=False, default=0),

@@ -38,6 +38,4 @@ def settle(store: Store, surroundings: Surroundings) -> list[Job]:
 
 def _is_busy(job: Job) -> bool:
     """The process that owns the job lives and will tell its end itself."""
-    return job.owner_host != host_name() or is_alive(
-        job.owner_pid or 0, job.owner_started_unix_s or 0.0
-    )
+    return job.owner_host != host_name() or is_alive(job.owner_pid, job.owner_birth)

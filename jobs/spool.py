@@ -135,6 +135,18 @@ class Spool:
         left = (self.path, position.spool), (self.events_path, position.events)
         return not any(read_lines(path, offset)[0] for path, offset in left)
 
+    def num_points_left(self) -> int:
+        """Points that are written and were not told yet; some may have been told in part."""
+        position, number = self.position(), 0
+        for path, offset in ((self.path, position.spool), (self.events_path, position.events)):
+            while True:
+                lines, end = read_lines(path, offset)
+                number += sum(len(points_of(line)) for _, line in lines)
+                if end == offset:
+                    break
+                offset = end
+        return number
+
     @property
     def events_path(self) -> Path:
         return self.job_dir / "events.jsonl"

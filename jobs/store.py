@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cluster.home import Home
-from cluster.processes import host_name, is_alive, started_unix_s
+from cluster.processes import birth_of, host_name, is_alive
 from gpt2cls.errors import RequestError
 from jobs.database import open_database
 from jobs.schema import JOBS as _JOBS
@@ -41,7 +41,7 @@ class Job:
     started_unix_s: float | None
     ended_unix_s: float | None
     owner_pid: int | None
-    owner_started_unix_s: float | None
+    owner_birth: str | None
     owner_host: str | None
     run_id: str | None
     num_attempts: int
@@ -71,7 +71,7 @@ class Job:
             self.state in LIVE
             and self.owner_pid is not None
             and self.owner_host == host_name()
-            and not is_alive(self.owner_pid, self.owner_started_unix_s or 0.0)
+            and not is_alive(self.owner_pid, self.owner_birth)
         )
 
 
@@ -266,11 +266,7 @@ def new_ids(name: str) -> Iterator[str]:
 
 def _this_process() -> dict[str, Any]:
     pid = os.getpid()
-    return {
-        "owner_pid": pid,
-        "owner_started_unix_s": started_unix_s(pid),
-        "owner_host": host_name(),
-    }
+    return {"owner_pid": pid, "owner_birth": birth_of(pid), "owner_host": host_name()}
 
 
 def _user() -> str:

@@ -19,10 +19,8 @@ from jobs.errors import JobFailed, JobStopped
 from jobs.joblog import JobLog
 from jobs.plan import num_cores
 from jobs.progress import shown
+from jobs.rank_files import ATTEMPTS_FILE, FAILURE_FILE, RANK_NODES
 from jobs.spec import ClusterConfig
-
-ATTEMPTS_FILE = "attempts.jsonl"
-FAILURE_FILE = "failure.txt"
 
 
 def cpus_per_worker(cluster: ClusterConfig) -> float:
@@ -55,6 +53,7 @@ def train(payload: RankPayload, cluster: ClusterConfig, ray: RayPlace | None, lo
     job_dir = payload.job_dir
     for left_over in (STOP_FILE, FAILURE_FILE):
         (job_dir / left_over).unlink(missing_ok=True)
+    shutil.rmtree(job_dir / RANK_NODES, ignore_errors=True)
     events, attempts = job_dir / EVENTS_FILE, job_dir / ATTEMPTS_FILE
     with stop_on_signal(job_dir / STOP_FILE), shown(events, attempts, log):
         if ray is None:

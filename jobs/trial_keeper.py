@@ -13,12 +13,13 @@ from jobs.attempt import Attempt, Ready
 from jobs.inputs import payload_of, tokenizer_of, tokens_of
 from jobs.job_folder import RESOLVED_FILE
 from jobs.plan import cpus_per_trial_worker
+from jobs.rank_files import FAILURE_FILE
 from jobs.roster import Roster
 from jobs.spec import FinetuneJob, SweepJob
 from jobs.spool import Spool, write_json
 from jobs.sweep_screen import SweepScreen
 from jobs.trial_job import trial_job
-from jobs.trials import CHANGES_FILE, FAILURE_FILE, PAYLOAD_FILE, Trial, child_id, trial_dir
+from jobs.trials import CHANGES_FILE, PAYLOAD_FILE, Trial, child_id, trial_dir
 
 
 class TrialKeeper:

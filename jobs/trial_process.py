@@ -18,8 +18,9 @@ from ray import tune
 
 from gpt2cls.training.payload import EVENTS_FILE, STOP_FILE, RankPayload
 from jobs.progress import EventTail
+from jobs.rank_files import FAILURE_FILE
 from jobs.spec import ClusterConfig
-from jobs.trials import CHANGES_FILE, FAILURE_FILE, PAYLOAD_FILE, measured, trial_dir
+from jobs.trials import CHANGES_FILE, PAYLOAD_FILE, measured, trial_dir
 
 SCORE = "score"
 NUM_EVALUATIONS = "evaluations"

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt2cls.training.payload import EVENTS_FILE
+from jobs.rank_files import FAILURE_FILE
 from jobs.spool import read_lines
 
 JOURNAL = "trials.jsonl"
-FAILURE_FILE = "failure.txt"
 CHANGES_FILE = "changes.jsonl"
 PAYLOAD_FILE = "payload.json"
 SHOWN_STATUSES = ("PENDING", "RUNNING", "FINISHED", "FAILED", "KILLED")

@@ -39,6 +39,7 @@ def job_document(
 ) -> dict[str, Any]:
     """Everything about one job."""
     from jobs.record import run_page
+    from jobs.spool import Spool
 
     folder = surroundings.home.job_dir(job.id)
     lost = _read_lines(folder / "attempts.jsonl")
@@ -54,6 +55,7 @@ def job_document(
         "base_dir": job.base_dir or (_read_json(folder / ORIGIN_FILE) or {}).get("base_dir"),
         "spec": mask_value(None, job.spec),
         "run_page": run_page(folder, surroundings),
+        "record_lag": Spool(folder).num_points_left(),
         "result": _read_json(folder / "result.json"),
         **_parts_of(job, folder),
     }

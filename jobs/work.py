@@ -29,10 +29,10 @@ from jobs.job_folder import RESOLVED_FILE, base_dir_of
 from jobs.lifecycle import End
 from jobs.logs import captured
 from jobs.masking import mask
+from jobs.rank_files import ATTEMPTS_FILE
 from jobs.spec import KINDS, AnyJob, EvaluateJob, FinetuneJob, PipelineJob, PredictJob, SweepJob
 from jobs.spool import write_json
 from jobs.states import State
-from jobs.training import ATTEMPTS_FILE
 from jobs.verb import write_crash_log
 
 _CAUSES: tuple[tuple[type[BaseException], str], ...] = (

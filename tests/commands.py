@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ class Commands:
 
     home: Path
     folder: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of the environment, beside those."""
 
     @property
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "RAY"))}
-        return kept | {"GPT2CLS_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
+        return kept | {"GPT2CLS_HOME": str(self.home), "HF_HUB_OFFLINE": "1", **self.variables}
 
     def run(self, *words: str, timeout_s: float = 280) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -55,6 +55,9 @@ class LongestPauses(Random):
 class World:
     """One state folder and one cluster."""
 
+    gcs_address = None
+    """What an attempt says of the control service of its cluster."""
+
     def __init__(self, home, ray, **config):
         self.home, self.ray = home, ray
         home.root.mkdir(parents=True, exist_ok=True)
@@ -132,7 +135,8 @@ class World:
         """Its process says that it is there: on another machine, so that only Ray tells its end."""
         folder = self.attempt_dir(job_id)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "started.json").write_text('{"pid": 1, "born": "x", "host": "elsewhere"}')
+        started = {"pid": 1, "born": "x", "host": "elsewhere", "ray": self.gcs_address}
+        (folder / "started.json").write_text(json.dumps(started))
         self.ray.begin(self.submission(job_id))
 
     def begin_here(self, job_id):

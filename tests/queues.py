@@ -3,7 +3,7 @@
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ ONE_CPU = {"cpus_per_worker": 1}
 
 
 @contextmanager
-def queue_up(folder: Path, *words: str, **config: Any) -> Iterator[Commands]:
+def queue_up(
+    folder: Path, *words: str, variables: Mapping[str, str] | None = None, **config: Any
+) -> Iterator[Commands]:
     """`gpt2cls cluster up` in a state folder of its own; afterwards nothing of it is left."""
-    commands = Commands(folder / "home", folder)
+    commands = Commands(folder / "home", folder, variables or {})
     commands.home.mkdir()
     (commands.home / "controller.yaml").write_text(json.dumps(config))
     try:

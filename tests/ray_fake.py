@@ -22,7 +22,7 @@ class RayFake:
     def __init__(self, *, cpus=2.0, gpus=0.0, token=None, runs=False, stop_wait_s=0.5):
         self.token, self.runs, self.stop_wait_s = token, runs, stop_wait_s
         self.cpus, self.gpus = cpus, gpus
-        self.session = "session_1"
+        self.session, self.node = "session_1", "node1"
         self.jobs = {}
         """What it knows of each submission: a row as Ray gives it."""
         self.accepted = []
@@ -42,7 +42,7 @@ class RayFake:
 
     def begin(self, submission_id):
         """The process of a submission is on its way."""
-        self.jobs[submission_id] |= {"status": "RUNNING", "driver_node_id": "node1"}
+        self.jobs[submission_id] |= {"status": "RUNNING", "driver_node_id": self.node}
 
     def end(self, submission_id, status, **values):
         """The process of a submission has ended."""
@@ -97,7 +97,7 @@ class RayFake:
             return 200, {"ray_version": "2.60.0", "session_name": self.session}
         if path == "/api/v0/nodes":
             resources = {"CPU": self.cpus, "GPU": self.gpus}
-            node = {"node_id": "node1", "node_ip": "127.0.0.1", "state": "ALIVE"}
+            node = {"node_id": self.node, "node_ip": "127.0.0.1", "state": "ALIVE"}
             rows = [node | {"resources_total": resources}]
             return 200, {"result": True, "data": {"result": {"result": rows}}}
         if path == "/api/jobs/":

@@ -2,7 +2,7 @@ import os
 import subprocess
 import sys
 
-from cluster.processes import end, is_alive, started_unix_s
+from cluster.processes import birth_of, end, is_alive
 
 
 def sleeper(code: str = "import time; time.sleep(60)") -> subprocess.Popen[bytes]:
@@ -10,18 +10,19 @@ def sleeper(code: str = "import time; time.sleep(60)") -> subprocess.Popen[bytes
 
 
 def test_this_process_is_alive_and_another_with_its_number_is_not():
-    started = started_unix_s(os.getpid())
-    assert started is not None
-    assert is_alive(os.getpid(), started)
-    assert not is_alive(os.getpid(), started - 3600)
+    birth = birth_of(os.getpid())
+    assert birth is not None
+    assert is_alive(os.getpid(), birth)
+    assert not is_alive(os.getpid(), birth + "0")
+    assert not is_alive(os.getpid(), None)
 
 
 def test_a_killed_process_is_not_alive_even_before_it_is_waited_for():
     process = sleeper()
-    started = started_unix_s(process.pid)
+    birth = birth_of(process.pid)
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert not is_alive(process.pid, started)
+    assert not is_alive(process.pid, birth)
     process.wait()
 
 
@@ -30,14 +31,14 @@ def test_a_process_that_does_not_listen_is_ended_all_the_same():
     deaf += "time.sleep(60)"
     process = sleeper(deaf)
     process.stdout.readline()
-    started = started_unix_s(process.pid)
-    end(process.pid, started, grace_s=0.2)
-    assert not is_alive(process.pid, started)
+    birth = birth_of(process.pid)
+    end(process.pid, birth, grace_s=0.2)
+    assert not is_alive(process.pid, birth)
 
 
 def test_a_stranger_that_took_over_the_number_is_left_alone():
     process = sleeper()
-    end(process.pid, started_unix_s(process.pid) - 3600, grace_s=0.1)
+    end(process.pid, birth_of(process.pid) + "0", grace_s=0.1)
     assert process.poll() is None
     process.kill()
     process.wait()

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from gcs_fake import GcsFake
 from queue_world import SPEC, STOPPED, SUCCEEDED, USER, world_at
 
 from jobs.attempt_files import read_end, say_end, say_started
@@ -519,6 +520,50 @@ def test_a_drained_queue_sends_everything_home_and_starts_nothing(world):
     after = world.controller()
     world.round(after)
     assert world.states(at_work, begun, waiting) == ["STARTING", "STARTING", "QUEUED"]
+
+
+@pytest.fixture
+def gcs(world):
+    """The control service of the cluster, whose one node is `ab...`."""
+    with GcsFake(token=world.ray.token) as fake:
+        world.gcs_address, world.ray.node = fake.address, "ab" * 28
+        yield fake
+
+
+def test_a_job_on_a_node_that_goes_leaves_it_in_time_and_that_is_no_loss(world, gcs):
+    controller = world.controller()
+    job_id = world.running(controller)
+    gcs.draining = ["ab" * 28]
+    world.round(controller, times=3)
+    assert (world.state(job_id), world.ray.stops) == ("STOPPING", [f"{job_id}-a1"])
+    world.end(job_id, STOPPED)
+    world.round(controller, times=3)
+    assert (world.state(job_id), world.job(job_id).num_lost) == ("QUEUED", 0)
+    assert world.attempts(job_id) == [(1, "preempted")]
+    assert "node abababababab is being drained" in world.job(job_id).reason
+    gcs.draining = []
+    world.round(controller, times=2)
+    assert world.state(job_id) == "STARTING"
+
+
+def test_a_node_that_goes_takes_along_the_jobs_whose_workers_are_on_it_and_no_others(world, gcs):
+    controller = world.controller()
+    one, other = world.running(controller), world.running(controller)
+    ranks = world.home.job_dir(one) / "rank_nodes"
+    ranks.mkdir()
+    (ranks / "1").write_text("cd" * 28)
+    gcs.draining = ["cd" * 28]
+    world.round(controller, times=3)
+    assert world.states(one, other) == ["STOPPING", "RUNNING"]
+
+
+def test_a_control_service_that_does_not_answer_ends_no_job(world, gcs):
+    controller = world.controller()
+    job_id = world.running(controller)
+    gcs.token = "another"
+    gcs.draining = ["ab" * 28]
+    world.round(controller, times=3)
+    assert world.state(job_id) == "RUNNING"
 
 
 # Limits.

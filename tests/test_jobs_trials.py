@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from jobs.rank_files import FAILURE_FILE
 from jobs.trials import (
-    FAILURE_FILE,
     Journal,
     Trial,
     best_trial,

@@ -1,11 +1,7 @@
 """MLflow does what it is asked, and the answer never arrives."""
 
-import http.client
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
-
 import pytest
+from losing_proxy import LosesReplies
 
 from cluster.home import Home, Surroundings
 from cluster.tracking_server import ensure_server, stop_server, wait_ready
@@ -14,49 +10,6 @@ from jobs.registry import register
 from jobs.tracking import connect, find_or_create_run, find_runs
 
 pytestmark = pytest.mark.faults
-
-
-class LosesReplies(ThreadingHTTPServer):
-    """Passes requests on; of the first ones to a path in `lost`, the answer is dropped."""
-
-    daemon_threads = True
-
-    def __init__(self, target):
-        super().__init__(("127.0.0.1", 0), Passer)
-        self.target = urlsplit(target).netloc
-        self.lost = {}
-        self.num_lost = 0
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def uri(self):
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Passer(BaseHTTPRequestHandler):
-    def answer(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        connection = http.client.HTTPConnection(self.server.target, timeout=30)
-        headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
-        connection.request(self.command, self.path, body, headers)
-        reply = connection.getresponse()
-        content = reply.read()
-        for path in self.server.lost:
-            if path in self.path and self.server.lost[path] > 0:
-                self.server.lost[path] -= 1
-                self.server.num_lost += 1
-                self.close_connection = True
-                return
-        self.send_response(reply.status)
-        self.send_header("Content-Type", reply.getheader("Content-Type") or "text/plain")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")

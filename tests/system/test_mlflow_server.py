@@ -133,6 +133,6 @@ def test_looking_for_a_server_starts_none(home):
 
 def test_a_record_of_another_process_is_not_believed(home):
     home.mlflow.mkdir(parents=True)
-    server = Server("http://127.0.0.1:1", psutil.Process().pid, 1.0)
+    server = Server("http://127.0.0.1:1", psutil.Process().pid, "another")
     service_of(home).record.write_text(str(vars(server)).replace("'", '"'))
     assert find_server(home) is None
