@@ -133,7 +133,7 @@ def test_replies_of_mlflow_that_are_lost_make_neither_a_second_run_nor_a_second_
         proxy = LosesReplies(server.uri)
         proxy.lost = {"runs/create": 1, "runs/log-batch": 3, "model-versions/create": 1}
         with queue_up(tmp_path, variables={"MLFLOW_TRACKING_URI": proxy.uri}) as commands:
-            job_id = submit(commands, "once", register={"name": "once"})
+            job_id = submit(commands, "once", register={"model": "once"})
             document = wait_for_state(commands, job_id, "SUCCEEDED")
             assert proxy.num_lost == 5
             client = connect(server.uri)
