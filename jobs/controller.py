@@ -34,7 +34,16 @@ from jobs.attempt_files import (
 )
 from jobs.clock import SteadyClock
 from jobs.launcher import Launcher
-from jobs.lifecycle import Budget, End, Seen, Verdict, judge, judge_unstarted, retry_delay_s
+from jobs.lifecycle import (
+    RETRIED,
+    Budget,
+    End,
+    Seen,
+    Verdict,
+    judge,
+    judge_unstarted,
+    retry_delay_s,
+)
 from jobs.lookout import ClusterView, Lookout
 from jobs.masking import mask
 from jobs.queue_config import QueueConfig
@@ -201,6 +210,8 @@ class Controller:
         now = self.clock.unix_s()
         is_sent_back = job.wish == "preempt" and verdict.state is State.QUEUED
         reason = mask(f"{job.reason}: {verdict.reason}" if is_sent_back else verdict.reason)
+        if verdict.cause in RETRIED and (gone := self._nodes_gone(attempt)):
+            reason = f"node {', '.join(gone)} is gone: {reason}"
         values: dict[str, Any] = {"num_lost": verdict.num_lost, "unseen_since_unix_s": None}
         if verdict.state in WAITING:
             values["wish"] = None
@@ -222,6 +233,16 @@ class Controller:
         self.launcher.forget(attempt)
         self._say(job, verdict.state, reason)
         self._close_files(job, attempt, verdict)
+
+    def _nodes_gone(self, attempt: Attempt) -> list[str]:
+        """Nodes that the attempt used and the cluster has no more, as far as it has told."""
+        alive = {node.id for node in self.nodes}
+        return sorted(node[:12] for node in self._nodes_of(attempt) - alive) if alive else []
+
+    def _nodes_of(self, attempt: Attempt) -> set[str]:
+        """The ids of those it was last seen on, its workers' included."""
+        ranks = nodes_of_ranks(self.home.job_dir(attempt.job_id))
+        return ranks | {attempt.node} if attempt.node else ranks
 
     def _seconds(self, attempt: Attempt, seen: Seen) -> float:
         """How long an attempt that is over held its resources."""
@@ -303,8 +324,7 @@ class Controller:
 
     def _must_leave(self, job: Job, attempt: Attempt, seen: Seen, view: ClusterView) -> bool:
         """Whether its node goes or a limit is reached; the wish that follows is written down."""
-        used = {attempt.node or ""} | nodes_of_ranks(self.home.job_dir(job.id))
-        if going := sorted(used & view.draining):
+        if going := sorted(self._nodes_of(attempt) & view.draining):
             return self._wish_to_leave(job, "preempt", f"node {going[0][:12]} is being drained")
         run_within_s, no_progress_s = job.limits.get("run_within_s"), self.config.no_progress_s
         if run_within_s is not None and attempt.seconds > run_within_s:
