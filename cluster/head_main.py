@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 from ray._private.node import Node
 from ray._private.parameter import RayParams
-from ray._private.utils import set_kill_on_parent_death_linux
+from ray._private.utils import set_kill_on_parent_death_linux, write_ray_address
 
 from cluster.local import LOOPBACK, private_dir
 from cluster.ray_head import ADDRESS_FILE, head_address
@@ -75,6 +75,8 @@ def main(folder: Path, port: int, num_cpus: float, num_gpus: float) -> None:
         dashboard_port=port,
     )
     head = Node(params, head=True, shutdown_at_exit=False, spawn_reaper=True)
+    # Where Ray's job service looks: without it jobs go to any Ray that this machine has.
+    write_ray_address(head.gcs_address, str(temp_dir))
     for number in _ENDS_WITH_SIGNAL:
         signal.signal(number, lambda number, _frame: leave.append(number))
     aside = folder / f"{ADDRESS_FILE}.new"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
@@ -155,12 +156,18 @@ class _Attempts(UserCallback):  # type: ignore[misc]
         self.path = Path(job_dir) / ATTEMPTS_FILE
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        # Where one has died, the others fail because they wait for it.
+        died = {rank: error for rank, error in worker_exceptions.items() if _has_died(error)}
         lost = {
             str(rank): str(error).strip().splitlines()[-1][:500] or type(error).__name__
-            for rank, error in worker_exceptions.items()
+            for rank, error in (died or worker_exceptions).items()
         }
         with self.path.open("a") as file:
             file.write(json.dumps({"time_ms": time.time_ns() // 1_000_000, "lost": lost}) + "\n")
+
+
+def _has_died(error: Exception) -> bool:
+    return isinstance(getattr(error, "health_check_failure", error), RayActorError)
 
 
 def train_on_ray(

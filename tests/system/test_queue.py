@@ -83,6 +83,22 @@ def test_a_job_of_two_workers_and_a_sweep_run_on_the_cluster(commands: Commands)
     assert_all_is_well(commands)
 
 
+def test_a_job_stays_with_its_cluster_where_another_ray_runs(commands: Commands) -> None:
+    elsewhere = Commands(commands.folder / "elsewhere", commands.folder)
+    alone = write_job(commands.folder / "alone.yaml", cluster={"workers": 2}, train__epochs=20)
+    try:
+        with elsewhere.started("run", str(alone)) as process:
+            elsewhere.wait_for_step(1, process)
+            job_id = submit(commands, "loyal", cluster={"workers": 2, "cpus_per_worker": 1})
+            wait_for_step(commands, job_id, 1)
+            folder = commands.home / "jobs" / job_id / "attempts" / "1"
+            address = json.loads((folder / "started.json").read_text())["ray"]
+            assert address == commands.json("cluster", "status")["ray"]["address"]
+        wait_for_state(commands, job_id, "SUCCEEDED")
+    finally:
+        elsewhere.end()
+
+
 def test_a_job_waits_for_another_and_a_cap_holds_the_third(commands: Commands) -> None:
     parent = submit(commands, "parent", "--queue", "narrow", train__epochs=3)
     child = submit(commands, "child", "--after", parent)
