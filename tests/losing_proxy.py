@@ -25,9 +25,10 @@ class LosesReplies(ThreadingHTTPServer):
 
 class Passer(BaseHTTPRequestHandler):
     def answer(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         connection = http.client.HTTPConnection(self.server.target, timeout=30)
-        headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
+        own = ("host", "transfer-encoding")
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in own}
         connection.request(self.command, self.path, body, headers)
         reply = connection.getresponse()
         content = reply.read()
@@ -42,6 +43,16 @@ class Passer(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def body(self):
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
