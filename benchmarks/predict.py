@@ -130,6 +130,7 @@ def _ours(spec: Spec, corpus: Corpus, ids: list, folder: Path) -> tuple[float, f
         base_dir=folder,
     )
     save_classifier(model, tokenizer, info, folder / "model")
+    del model  # a user's process never had it
     predictor = Predictor.load(folder / "model")
     texts = corpus.test.texts.to_pylist()
     predictor.probabilities(texts[:64])
