@@ -1,6 +1,6 @@
 """Whether searchers that learn find better settings than chance with as many trials, on real text.
 
-    python benchmarks/searchers.py [--seeds 5] [--trials 24]
+    python benchmarks/searchers.py [--seeds 5] [--trials 12]
 
 First a function: the smallest value of Hartmann's with six arguments that random draws and Optuna's
 estimator find. Then texts.
@@ -46,7 +46,7 @@ SIDES: dict[str, dict[str, Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
@@ -135,7 +135,7 @@ def _sweep(side: str, seed: int, trials: int) -> Outcome:
         "name": "searchers",
         "data": {"train": "bbc-news", "max_length": 48},
         "model": {"backbone": "gpt2-tiny", "pooling": "mean"},
-        "train": {"epochs": 3, "batch_size": 32, "seed": seed},
+        "train": {"epochs": 5, "batch_size": 32, "seed": seed},
         "space": SPACE,
         "search": {"trials": trials, "seed": seed} | SIDES[side],
     }
