@@ -53,6 +53,20 @@ class DataConfig(Block):
     """Tokens; the rest of a text is cut off."""
 
 
+class CorpusConfig(Block):
+    """Where texts without labels come from."""
+
+    train: str = Field(min_length=1)
+    """Text files (a .txt file, a glob, a folder of them: each file is one text), or a source as
+    finetune has it, whose labels are not read."""
+    validation: Share | str = 0.1
+    """A share of the texts of train (seeded), or a source of its own."""
+    text: str = Field("text", min_length=1)
+    """The column of the text; text files have none."""
+    max_length: int = Field(512, ge=2, le=131_072)
+    """Tokens of a block, and positions of a new network. Nothing is cut off."""
+
+
 class TrainedTokenizer(Block):
     """A byte-level BPE trained on the training texts."""
 

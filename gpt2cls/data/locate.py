@@ -19,6 +19,7 @@ ACCEPTED = (
     f"Give a file (.csv, .tsv, .json, .jsonl, .parquet, each also .gz), a glob, a folder of class "
     f"folders, a saved `datasets` folder, hf:<name>[/<config>], or {BUILTIN}"
 )
+TEXT_ENDINGS = (".txt", ".txt.gz")
 _HUB_NAME = re.compile(r"hf:[\w.-]+(/[\w.-]+){0,2}")
 _SAVED = ("dataset_dict.json", "state.json")
 
@@ -41,6 +42,34 @@ def check_source_exists(source: str, *, base_dir: Path) -> str | None:
     except DataError as error:
         return str(error)
     return None
+
+
+def check_corpus_exists(source: str, *, base_dir: Path) -> str | None:
+    """As `check_source_exists`, for texts without labels, which may be text files."""
+    if text_files(source, base_dir):
+        return None
+    return check_source_exists(source, base_dir=base_dir)
+
+
+def text_files(source: str, base_dir: Path) -> list[tuple[str, Path]]:
+    """The text files that a source names, by name; none: it is a source of another kind."""
+    try:
+        path = base_dir / source
+        if path.is_dir():
+            found = [child for child in path.iterdir() if not child.name.startswith(".")]
+        elif path.exists():
+            found = [path]
+        else:
+            found = [base_dir / name for name in glob.glob(source, root_dir=base_dir)]
+        if not all(file.name.endswith(TEXT_ENDINGS) and file.is_file() for file in found):
+            return []
+    except (OSError, ValueError):  # not a path; what it is instead is for `locate` to say
+        return []
+    return [(_shown(file, base_dir), file) for file in sorted(found)]
+
+
+def _shown(file: Path, base_dir: Path) -> str:
+    return str(file.relative_to(base_dir)) if file.is_relative_to(base_dir) else str(file)
 
 
 def locate(source: str, *, base_dir: Path) -> Located:

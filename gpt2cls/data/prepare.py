@@ -69,7 +69,7 @@ def prepare(config: DataConfig, *, base_dir: Path, seed: int) -> Prepared:
     """
     columns = Columns(config.text, config.label, config.separator)
     found = read_source(config.train, columns, base_dir=base_dir)
-    rows = _choose(found, "train", config.train)
+    rows = choose(found, "train", config.train)
     require_labels(rows, config.label, config.train)
     names = label_names(rows, config.label, config.train)
     task = Task("multi_label" if rows.is_multi_label else "single_label", names, _is_pair(rows))
@@ -97,7 +97,7 @@ def read_labelled(source: str, columns: LabelledColumns, task: Task, *, base_dir
         DataError: as `prepare`, and also when a row has a label that the model does not know.
     """
     wanted = Columns(columns.text, columns.label, columns.separator)
-    rows = _choose(read_source(source, wanted, base_dir=base_dir), "test", source)
+    rows = choose(read_source(source, wanted, base_dir=base_dir), "test", source)
     require_labels(rows, columns.label, source)
     _same_kind(rows, task, source)
     split, unknown = _known(rows, task)
@@ -125,7 +125,7 @@ class _Notes:
         return tuple(self._notes), tuple(self._problems)
 
 
-def _choose(found: dict[str, Rows], wanted: str, source: str) -> Rows:
+def choose(found: dict[str, Rows], wanted: str, source: str) -> Rows:
     """The split `wanted`; a source with a single split means that one."""
     if wanted in found:
         return found[wanted]
@@ -166,7 +166,7 @@ def _test(
 def _other(
     source: str, name: str, columns: Columns, task: Task, base_dir: Path, notes: _Notes
 ) -> Split:
-    rows = _choose(read_source(source, columns, base_dir=base_dir), name, source)
+    rows = choose(read_source(source, columns, base_dir=base_dir), name, source)
     require_labels(rows, columns.label or "", source)
     return _checked(rows, name, source, task, notes)
 
@@ -207,22 +207,22 @@ def _known(rows: Rows, task: Task) -> tuple[Split, list[str]]:
     numbers, unknown = label_numbers(rows, task)
     split = Split(rows.texts, rows.pairs, numbers, None, rows.origin)
     if not unknown:
-        return _with_keys(split), []
+        return with_keys(split), []
     is_known = np.ones(len(rows), bool)
     lines = []
     for name, rows_with in unknown.items():
         is_known[rows_with] = False
         lines.append(f"{name!r} in {len(rows_with):,} rows ({some(rows_with[:1], rows.where)})")
-    return _with_keys(_kept(split, is_known)), lines
+    return with_keys(kept(split, is_known)), lines
 
 
 def _split(rows: Rows, task: Task) -> Split:
     numbers, unknown = label_numbers(rows, task)
     assert not unknown
-    return _with_keys(Split(rows.texts, rows.pairs, numbers, None, rows.origin))
+    return with_keys(Split(rows.texts, rows.pairs, numbers, None, rows.origin))
 
 
-def _with_keys(split: Split) -> Split:
+def with_keys(split: Split) -> Split:
     return replace(split, keys=row_keys(split.texts, split.pairs))
 
 
@@ -235,10 +235,10 @@ def _divide(split: Split, share: float, name: str, seed: tuple[int, int]) -> tup
             f"texts stay together and every class needs a row in training. Give more rows, or a "
             f"source for data.{name}"
         )
-    return _kept(split, is_held), _kept(split, ~is_held)
+    return kept(split, is_held), kept(split, ~is_held)
 
 
-def _kept(split: Split, mask: NDArray[np.bool_]) -> Split:
+def kept(split: Split, mask: NDArray[np.bool_]) -> Split:
     chosen = pa.array(mask)
     return Split(
         split.texts.filter(chosen),

@@ -3,6 +3,8 @@
 import codecs
 import gzip
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,20 @@ def read_class_folders(folder: Path, name: str, *, fallback: str | None = None) 
         DataError: a file cannot be read as text, or a class folder holds a folder.
     """
     files = [file for label in class_folders(folder) for file in _files(label, name)]
+    named = [(f"{name}/{file.parent.name}/{file.name}", file) for file in files]
+    labels = pa.array([file.parent.name for file in files], pa.large_string())
+    return replace(read_text_files(named, fallback), labels=pa.chunked_array([labels]))
+
+
+def read_text_files(files: Sequence[tuple[str, Path]], fallback: str | None = None) -> Rows:
+    """Every file as one text without a label; each with how it is named in messages.
+
+    Raises:
+        DataError: a file cannot be read as text.
+    """
     chunks, texts, size = [], [], 0
     places = []
-    for file in files:
-        shown = f"{name}/{file.parent.name}/{file.name}"
+    for shown, file in files:
         text = decode(_content(file, shown), shown, fallback=fallback)
         texts.append(text)
         places.append(Place(shown, 1, is_one_row=True))
@@ -46,8 +58,7 @@ def read_class_folders(folder: Path, name: str, *, fallback: str | None = None) 
             chunks.append(pa.array(texts, pa.large_string()))
             texts, size = [], 0
     chunks.append(pa.array(texts, pa.large_string()))
-    labels = pa.array([file.parent.name for file in files], pa.large_string())
-    return Rows(pa.chunked_array(chunks), None, pa.chunked_array([labels]), Origin(places))
+    return Rows(pa.chunked_array(chunks), None, None, Origin(places))
 
 
 def decode(data: bytes, where: str, *, fallback: str | None = None) -> str:

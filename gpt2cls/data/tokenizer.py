@@ -84,6 +84,11 @@ class TextTokenizer:
         ]
         return np.maximum(np.array(lengths, dtype=np.int32), 1)
 
+    def encode_whole(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """The ids of each text alone, however long: nothing cut off, nothing put around it."""
+        for start, stop in _batches(texts, None):
+            yield from self._ids(texts[start:stop])
+
     def _bodies(
         self, texts: Sequence[str], pairs: Sequence[str] | None
     ) -> Iterator[tuple[list[int], list[int] | None]]:
