@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 OUR_FORMAT = "gpt2cls.json"  # marks a model folder of this project (see folder.py)
+LANGUAGE_FORMAT = "gpt2cls_language.json"  # marks a language model of this project
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -74,6 +75,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path}: holds {type(value).__name__} where a JSON object belongs")
     return value
+
+
+def objective_of(folder: Path) -> str | None:
+    """What a language model of ours has learned; None: the folder is of another kind."""
+    path = folder / LANGUAGE_FORMAT
+    return str(read_json(path).get("objective")) if path.is_file() else None
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gpt2cls.data import blocks
-from gpt2cls.data.blocks import NO_TARGET, BlockRows, Stream, encode_stream, open_stream
+from gpt2cls.data import token_stream
+from gpt2cls.data.blocks import NO_TARGET, BlockRows
 from gpt2cls.data.bpe import train_bpe
+from gpt2cls.data.token_stream import Stream, encode_stream, open_stream
 from gpt2cls.errors import DataError
 
 TEXTS = ["the cat sat", "the dog ate the cat " * 5, "好天气"]
@@ -26,7 +27,7 @@ def stream_of(tokenizer, folder, *, backward=False):
 
 
 def test_texts_stand_one_after_another_between_ends(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(blocks, "_CHUNK_ROWS", 2)
+    monkeypatch.setattr(token_stream, "_CHUNK_ROWS", 2)
     stream = stream_of(tokenizer, tmp_path)
     wanted = [0]
     for text in TEXTS:

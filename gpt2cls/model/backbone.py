@@ -14,7 +14,13 @@ from gpt2cls.config import BUILTIN_SHAPES, ModelConfig
 from gpt2cls.errors import ModelError
 from gpt2cls.model.gpt2 import GPT2Backbone, GPT2Config, init_gpt2
 from gpt2cls.model.gpt2_folder import is_our_gpt2, load_gpt2, save_gpt2
-from gpt2cls.pretrained import OUR_FORMAT, find_pretrained, read_json, weight_files
+from gpt2cls.pretrained import (
+    OUR_FORMAT,
+    find_pretrained,
+    objective_of,
+    read_json,
+    weight_files,
+)
 
 SHAPES = {  # layers, width, heads
     "gpt2-tiny": (2, 64, 2),
@@ -89,9 +95,23 @@ def _has_embedding(module: nn.Module) -> bool:
 
 
 def build_backbone(
-    model: ModelConfig, *, vocab_size: int, pad_id: int, max_length: int, base_dir: Path
+    model: ModelConfig,
+    *,
+    vocab_size: int,
+    pad_id: int,
+    max_length: int,
+    base_dir: Path,
+    objective: str = "causal",
 ) -> Backbone:
     """The backbone that `model` names; a built-in shape draws from torch's global generator.
+
+    Args:
+        model: names it.
+        vocab_size: of the tokenizer.
+        pad_id: of the tokenizer.
+        max_length: tokens of the longest text.
+        base_dir: what a relative path is taken from.
+        objective: causal or backward: in which order it will be given tokens.
 
     Raises:
         ModelError: it cannot be had, or `max_length` or the tokenizer do not fit it.
@@ -101,6 +121,7 @@ def build_backbone(
     folder = find_pretrained(model.backbone, base_dir=base_dir, field="model.backbone")
     if (folder / OUR_FORMAT).is_file():
         folder = folder / "backbone"
+    _refuse_other_direction(folder, model.backbone, objective)
     backbone = load_backbone(folder, dropout=model.dropout, pad_id=pad_id)
     check_fits(
         backbone,
@@ -109,6 +130,18 @@ def build_backbone(
         max_length=max_length,
     )
     return backbone
+
+
+def _refuse_other_direction(folder: Path, name: str, objective: str) -> None:
+    found = objective_of(folder) or "causal"
+    if found == objective:
+        return
+    if found == "backward":
+        words = "it was trained to read from right to left, and would be given texts from left to"
+        words += " right; give one whose train.objective was causal"
+    else:
+        words = "it was trained to read from left to right; set train.objective to causal"
+    raise ModelError(f"model.backbone = {name!r}: {words}")
 
 
 def check_fits(backbone: Backbone, name: str, *, vocab_size: int, max_length: int) -> None:

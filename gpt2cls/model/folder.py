@@ -9,6 +9,7 @@ tokenizer.json         and tokenizer_meta.json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,7 @@ from gpt2cls.data.tokenizer import FILE, META, TextTokenizer
 from gpt2cls.errors import ModelError
 from gpt2cls.model.backbone import check_fits, load_backbone, save_backbone
 from gpt2cls.model.classifier import Classifier, with_new_head
-from gpt2cls.pretrained import OUR_FORMAT, WEIGHTS, read_json, read_tensors
+from gpt2cls.pretrained import OUR_FORMAT, WEIGHTS, objective_of, read_json, read_tensors
 
 HEAD = "head.safetensors"
 REQUIRED = (f"backbone/{WEIGHTS}", "backbone/config.json", HEAD, FILE, META)
@@ -63,25 +64,38 @@ def save_classifier(
     model: Classifier, tokenizer: TextTokenizer, info: ModelInfo, folder: Path
 ) -> None:
     """Write the model folder; under its name it is whole, or not there, or the former one."""
+
+    def fill(made: Path) -> None:
+        save_backbone(model.backbone, made / "backbone")
+        save_file(_head_tensors(model), made / HEAD, metadata={"format": "pt"})
+        tokenizer.save(made)
+        sealed = info.model_copy(update={"sha256": checksums(made)})
+        (made / OUR_FORMAT).write_text(sealed.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    write_folder(folder, fill)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Put what `fill` writes in the place of `folder`, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     made = aside / "model"
     try:
-        save_backbone(model.backbone, made / "backbone")
-        save_file(_head_tensors(model), made / HEAD, metadata={"format": "pt"})
-        tokenizer.save(made)
-        sums = {
-            path.relative_to(made).as_posix(): sha256(path)
-            for path in sorted(made.rglob("*"))
-            if path.is_file()
-        }
-        sealed = info.model_copy(update={"sha256": sums})
-        (made / OUR_FORMAT).write_text(sealed.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        fill(made)
         if folder.exists():
             os.rename(folder, aside / "former")
         os.rename(made, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Of every file in it, by its path."""
+    return {
+        path.relative_to(folder).as_posix(): sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def load_classifier(folder: Path) -> tuple[Classifier, TextTokenizer, ModelInfo]:
@@ -91,7 +105,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, TextTokenizer, ModelInfo]
         ModelError: it is no model folder, or a file of it is missing or was altered.
     """
     info = read_info(folder)
-    _check_files(folder, info)
+    refuse_altered(folder, OUR_FORMAT, info.sha256, required=REQUIRED)
     tokenizer = TextTokenizer.load(folder)
     if tokenizer.vocab_size > info.vocab_size:
         raise ModelError(
@@ -109,6 +123,11 @@ def load_classifier(folder: Path) -> tuple[Classifier, TextTokenizer, ModelInfo]
 def read_info(folder: Path) -> ModelInfo:
     """What gpt2cls.json says, without a look at the other files."""
     path = folder / OUR_FORMAT
+    if not path.exists() and objective_of(folder) is not None:
+        raise ModelError(
+            f"{folder}: is a language model, which knows no labels; give it to a finetune job as "
+            "model.backbone"
+        )
     document = read_json(path)
     try:
         return ModelInfo.model_validate(document)
@@ -120,19 +139,26 @@ def read_info(folder: Path) -> ModelInfo:
         ) from error
 
 
-def _check_files(folder: Path, info: ModelInfo) -> None:
-    for name in REQUIRED:
-        if name not in info.sha256:
-            raise ModelError(f"{folder / OUR_FORMAT}: has no checksum of {name}")
-    for name, wanted in info.sha256.items():
+def refuse_altered(
+    folder: Path, page: str, sums: dict[str, str], *, required: tuple[str, ...]
+) -> None:
+    """Compare every file with the checksum that the folder's own page has of it.
+
+    Raises:
+        ModelError: names the first file that is missing or was altered.
+    """
+    for name in required:
+        if name not in sums:
+            raise ModelError(f"{folder / page}: has no checksum of {name}")
+    for name, wanted in sums.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ModelError(f"{folder / OUR_FORMAT}: {name!r} is outside the model folder")
+            raise ModelError(f"{folder / page}: {name!r} is outside the model folder")
         if not path.is_file():
             raise ModelError(f"{folder}: {name} is missing; copy the whole model folder again")
         if sha256(path) != wanted:
             raise ModelError(
-                f"{path}: its checksum is not that of {OUR_FORMAT}: the file was altered or cut "
+                f"{path}: its checksum is not that of {page}: the file was altered or cut "
                 "short after the model was saved; copy the whole model folder again"
             )
 

@@ -96,7 +96,8 @@ def new_objective(config: TrainConfig, train_labels: NDArray[Any], task: Task) -
     return Objective(task.kind == "multi_label", weights, config.label_smoothing)
 
 
-def _rows(payload: RankPayload, tokens: Path, labels: Path, compute: Compute) -> TokenRows:
+def _rows(payload: RankPayload, tokens: Path, labels: Path | None, compute: Compute) -> TokenRows:
+    assert labels is not None, "only a payload without labels has none"
     split = open_tokens(tokens)
     # Two of these are computed anew each time they are asked for.
     arrays = Tokens(split.tokens, split.offsets, split.lengths, split.cut_share)

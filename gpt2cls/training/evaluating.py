@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gpt2cls.data.batches import Batch, RowSource, shard
+from gpt2cls.data.blocks import BlockRows
 from gpt2cls.training.compute import Compute
 from gpt2cls.training.memory import halve_until_it_fits
 from gpt2cls.training.objectives import logits
@@ -42,7 +43,7 @@ def logits_of_rows(
 
 def for_each_batch(
     model: nn.Module,
-    source: RowSource,
+    source: RowSource | BlockRows,
     chunks: Iterable[NDArray[np.int64]],
     take: Callable[[NDArray[np.int64], Batch], None],
     compute: Compute,

@@ -1,7 +1,7 @@
 """Which weights learn, and when; layers in groups from the bottom to the top.
 
 Knows the parts of a classifier: `backbone.blocks` (lists of modules from the embeddings up),
-`pooling` and `head`.
+`pooling` and `head`. A language model has the first alone.
 """
 
 from typing import Any, Literal
@@ -24,7 +24,12 @@ def layer_groups(model: nn.Module) -> list[list[nn.Module]]:
     cuts = np.array_split(np.arange(len(layers)), BACKBONE_GROUPS)
     groups = [[m for i in cut for m in layers[i]] for cut in cuts if len(cut)] or [[]]
     groups[0] = [*below, *groups[0]]
-    return [*groups, [model.pooling, model.head]]
+    return [*groups, top] if (top := _top(model)) else groups
+
+
+def _top(model: nn.Module) -> list[nn.Module]:
+    """Pooling and head, where there are any."""
+    return [getattr(model, name) for name in ("pooling", "head") if hasattr(model, name)]
 
 
 def blocks_of(model: nn.Module) -> list[list[nn.Module]]:
@@ -40,10 +45,10 @@ def trainable_names(model: nn.Module, freeze: str, epoch: int) -> set[str]:
 
 
 def _trainable_modules(model: nn.Module, freeze: str, epoch: int) -> list[nn.Module]:
-    pooling: Any = model.pooling
-    head: Any = model.head
     if freeze == "none":
         return [model]
+    pooling: Any = model.pooling
+    head: Any = model.head
     if freeze == "last_layer":
         return [head]
     if freeze == "head_only":
@@ -92,8 +97,7 @@ def set_training_mode(model: nn.Module) -> None:
     Dropout between frozen layers belongs to them, also where it has no parameters of its own.
     """
     model.train()
-    parts: tuple[Any, ...] = (model.pooling, model.head)
-    for part in parts:
+    for part in _top(model):
         part.train(_learns(part) or not any(True for _ in part.parameters()))
     backbone: Any = model.backbone
     if all(parameter.requires_grad for parameter in backbone.parameters()):

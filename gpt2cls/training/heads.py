@@ -38,6 +38,7 @@ from gpt2cls.training.events import EventWriter
 from gpt2cls.training.features import kept_features
 from gpt2cls.training.grouping import check_group
 from gpt2cls.training.head_stack import HeadStack
+from gpt2cls.training.learn_labels import new_model
 from gpt2cls.training.loop import seed_draws, seed_of_step
 from gpt2cls.training.memory import TokenBudget
 from gpt2cls.training.payload import EVENTS_FILE, STOP_FILE, RankPayload
@@ -45,7 +46,7 @@ from gpt2cls.training.precision import pick_precision
 from gpt2cls.training.ranks import Ranks
 from gpt2cls.training.saves import write_best
 from gpt2cls.training.schedule import lr_at, rhythm_steps, total_steps, warmup_note
-from gpt2cls.training.session import StopFile, new_model, pick_device
+from gpt2cls.training.session import StopFile, pick_device
 from gpt2cls.training.state import Best, note_evaluation
 
 ROWS_AT_ONCE = 4096

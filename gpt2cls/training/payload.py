@@ -21,15 +21,18 @@ class RankPayload(BaseModel):
 
     model: ModelConfig
     train: TrainConfig
-    task: dict[str, Any]
-    """`Task.to_json()`."""
+    objective: Literal["labels", "causal", "backward"] = "labels"
+    """What is learned: to classify, the next token, or the next one from right to left."""
+    task: dict[str, Any] = {}
+    """`Task.to_json()`; empty where there are no labels."""
     job_dir: Path
     train_tokens: Path
-    """Folder of the token cache; likewise `validation_tokens`."""
+    """Folder of the token cache: of rows, or (without labels) a stream; likewise
+    `validation_tokens`."""
     validation_tokens: Path
-    train_labels: Path
+    train_labels: Path | None = None
     """.npy: int64 [N], or bool [N, C]; likewise `validation_labels`."""
-    validation_labels: Path
+    validation_labels: Path | None = None
     vocab_size: int
     pad_id: int
     max_length: int
@@ -57,5 +60,7 @@ class RankPayload(BaseModel):
                 *("select_metric", "initial_loss_scale"),
             },
         )
+        if self.objective != "labels":  # which older checkpoints do not know
+            deciding["objective"] = self.objective
         deciding["tokens"] = [self.train_tokens.name, self.validation_tokens.name]
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,37 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from gpt2cls.data.batches import RowSource, TokenRows
-from gpt2cls.data.encode import open_tokens
-from gpt2cls.data.tasks import Task
 from gpt2cls.errors import RequestError
-from gpt2cls.model.classifier import Classifier, build_classifier
-from gpt2cls.model.gpt2 import GPT2Backbone
-from gpt2cls.model.vocabulary import decay_unused_rows, keep_used_rows, used_tokens
+from gpt2cls.model.vocabulary import decay_unused_rows
 from gpt2cls.training.allocator import keep_freed_memory
-from gpt2cls.training.classification import (
-    Classification,
-    open_classification,
-    selecting_metric,
-)
-from gpt2cls.training.compute import Compute
 from gpt2cls.training.events import EventWriter
-from gpt2cls.training.features import kept_features
-from gpt2cls.training.freezing import Depth, ever_trainable
+from gpt2cls.training.learn_labels import learn_labels
+from gpt2cls.training.learn_language import learn_language
 from gpt2cls.training.loop import Work, fit
-from gpt2cls.training.memory import TokenBudget
 from gpt2cls.training.optim import new_optimizer
 from gpt2cls.training.payload import EVENTS_FILE, STOP_FILE, RankPayload
-from gpt2cls.training.phases import Phases
 from gpt2cls.training.precision import LossScale, pick_precision
 from gpt2cls.training.ranks import Ranks
 from gpt2cls.training.saves import BEST, keep_best, load_best, resume, save
 from gpt2cls.training.schedule import total_steps, warmup_note
 from gpt2cls.training.state import TrainState, model_tensors
+from gpt2cls.training.subject import Subject
 
 __all__ = ["BEST", "RankPayload", "load_best", "run_rank"]
 
@@ -85,35 +71,24 @@ def run_rank(
 def _train(
     payload: RankPayload, ranks: Ranks, events: EventWriter, should_stop: Callable[[], bool]
 ) -> str:
-    config, task, job = payload.train, Task.from_json(payload.task), payload.fingerprint
+    config, job = payload.train, payload.fingerprint
     precision, why = pick_precision(config.precision, ranks.device)
-    model = new_model(payload, task, ranks)
-    budget = TokenBudget.for_device(
-        ranks.device, model.backbone.width, payload.tokens_per_micro_batch, precision
-    )
-    names = ever_trainable(model, config.freeze, config.epochs)
-    if isinstance(model.backbone, GPT2Backbone) and "backbone.wte.weight" in names:
-        keep_used_rows(model.backbone, _used_tokens(payload))
-    ranks.copy_from_first(list(model_tensors(model, names).values()))
-    scale = LossScale(payload.initial_loss_scale) if precision == "fp16" else None
-    state = TrainState(model, new_optimizer(model, config, names, ranks.device), scale)
-    decay_unused_rows(model, state.optimizer)
-    data = open_classification(payload, task, Compute(ranks, precision, budget))
-    notes = resume(state, payload.job_dir, job, ranks)
-    num_steps = total_steps(config, data.plan.steps_per_epoch)
-    _announce(events, state, payload, data, num_steps, why)
-    for words in notes:
-        events.note(state.step, words)
-
-    def keep(rows: TokenRows, depth: Depth) -> RowSource:
-        cache_dir = (payload.cache_dir or payload.job_dir) / "features"
-        name = payload.job_dir.name
-        return kept_features(model, rows, cache_dir, data.compute, job=name, tell=tell, depth=depth)
 
     def tell(words: str) -> None:
         events.note(state.step, words)
 
-    phases = Phases(data, model, config.freeze, keep)
+    learn = learn_labels if payload.objective == "labels" else learn_language
+    subject = learn(payload, ranks, precision, tell)
+    model, names = subject.model, subject.names
+    ranks.copy_from_first(list(model_tensors(model, names).values()))
+    scale = LossScale(payload.initial_loss_scale) if precision == "fp16" else None
+    state = TrainState(model, new_optimizer(model, config, names, ranks.device), scale)
+    decay_unused_rows(model, state.optimizer)
+    notes = resume(state, payload.job_dir, job, ranks)
+    num_steps = total_steps(config, subject.steps_per_epoch)
+    _announce(events, state, payload, subject, num_steps, why)
+    for words in notes:
+        events.note(state.step, words)
 
     def save_and_report(state: TrainState) -> None:
         events.sync()  # a checkpoint must not be ahead of the events
@@ -122,13 +97,13 @@ def _train(
 
     work = Work(
         num_steps=num_steps,
-        steps_per_epoch=data.plan.steps_per_epoch,
-        select_metric=selecting_metric(payload),
+        steps_per_epoch=subject.steps_per_epoch,
+        select_metric=subject.select_metric,
         precision=precision,
-        budget=budget,
-        data_of_step=phases.data_of_step,
-        loss_sum=data.objective.loss_sum,
-        evaluate=lambda _: phases.evaluate(state.step),
+        budget=subject.compute.budget,
+        data_of_step=subject.data_of_step,
+        loss_sum=subject.loss_sum,
+        evaluate=lambda _: subject.evaluate(state.step),
         report=events.write,
         save=save_and_report,
         should_stop=should_stop,
@@ -144,7 +119,7 @@ def _announce(
     events: EventWriter,
     state: TrainState,
     payload: RankPayload,
-    data: Classification,
+    subject: Subject,
     num_steps: int,
     why: str,
 ) -> None:
@@ -156,12 +131,12 @@ def _announce(
         state.step,
         {},
         num_steps=num_steps,
-        steps_per_epoch=data.plan.steps_per_epoch,
-        precision=data.compute.precision,
+        steps_per_epoch=subject.steps_per_epoch,
+        precision=subject.compute.precision,
         why=why,
         resumed_from=state.step or None,
-        world=data.compute.ranks.world,
-        device=str(data.compute.ranks.device),
+        world=subject.compute.ranks.world,
+        device=str(subject.compute.ranks.device),
         parameters=sum(sizes.values()),
         trained_parameters=sum(size for key, size in sizes.items() if key in learned),
     )
@@ -183,31 +158,6 @@ class StopFile:
             return False
         self.looked_s = time.monotonic()
         return self.path.exists()
-
-
-def new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
-    if payload.train.lm_epochs:
-        raise RequestError(
-            f"train.lm_epochs = {payload.train.lm_epochs}: language-model fine-tuning is not in "
-            "this version; set it to 0"
-        )
-    model = build_classifier(
-        payload.model,
-        task,
-        vocab_size=payload.vocab_size,
-        pad_id=payload.pad_id,
-        max_length=payload.max_length,
-        seed=payload.train.seed,
-        base_dir=payload.base_dir,
-    )
-    return model.to(ranks.device)
-
-
-def _used_tokens(payload: RankPayload) -> NDArray[np.int64]:
-    splits = [
-        open_tokens(path).tokens for path in (payload.train_tokens, payload.validation_tokens)
-    ]
-    return used_tokens(splits, payload.vocab_size, payload.pad_id)
 
 
 def pick_device(setting: str, local_rank: int) -> torch.device:

@@ -1,0 +1,163 @@
+"""A language model: a GPT-2 whose output is its own token embedding.
+
+Logits of a whole batch never exist at once. With a vocabulary of 50,257 the logits of 8,192 tokens
+take 1.6 GB in fp32, and their gradient as much again; here they are made, used for the loss and
+its gradient, and dropped, a chunk of tokens at a time.
+
+Letters in tensor names: B rows, T tokens, N tokens of all rows, C tokens of a chunk, D features,
+V tokens of the vocabulary.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from gpt2cls.config import ModelConfig
+from gpt2cls.errors import ModelError
+from gpt2cls.model.backbone import build_backbone
+from gpt2cls.model.gpt2 import GPT2Backbone
+
+LOGITS_ON_CPU = 2**22
+LOGITS_ON_GPU = 2**28
+"""Numbers of a chunk's logits, at most."""
+_FEWEST_TOKENS = 16
+
+
+class LanguageModel(nn.Module):
+    """Tokens to the loss of the next ones.
+
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; the
+        embedding as output layer: Press and Wolf 2017, "Using the Output Embedding to Improve
+        Language Models".
+    """
+
+    def __init__(self, backbone: GPT2Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def loss_sum(self, tokens_BT: Tensor, lengths_B: Tensor, targets_BT: Tensor) -> Tensor:
+        """The cross-entropy of all targets, summed; a negative target is none."""
+        hidden_BTD = self.backbone(tokens_BT, lengths_B)
+        return next_token_loss(hidden_BTD.flatten(0, 1), self._table, targets_BT.flatten())
+
+    def losses(self, tokens_BT: Tensor, lengths_B: Tensor, targets_BT: Tensor) -> Tensor:
+        """The same as float64 [B], summed over the targets of each row; without gradients."""
+        with torch.no_grad():
+            hidden_ND = self.backbone(tokens_BT, lengths_B).flatten(0, 1)
+            parts = _losses(hidden_ND, self._table, targets_BT.flatten())
+            losses_N = torch.cat([losses_C for _, _, losses_C, _ in parts])
+        return losses_N.view_as(targets_BT).double().sum(dim=1)
+
+    @property
+    def _table(self) -> Tensor:
+        return self.backbone.wte.weight
+
+
+def next_token_loss(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """The summed cross-entropy of `targets_N` under the logits hidden @ table^T, in float32.
+
+    Products are made in the type of the autocast around the call, losses in float32. The
+    gradient is made in the same pass, so backward() only scales it.
+
+    Args:
+        hidden_ND: what leaves the backbone.
+        table_VD: the token embedding.
+        targets_N: the right token of each place; where it is negative the loss is 0.
+    """
+    return _NextTokenLoss.apply(hidden_ND, table_VD, targets_N)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _NextTokenLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor) -> Tensor:
+        grad_ND, grad_VD = torch.empty_like(hidden_ND), torch.zeros_like(table_VD)
+        table = table_VD.to(_product_type(hidden_ND))
+        loss = torch.zeros((), dtype=_loss_type(hidden_ND), device=hidden_ND.device)
+        for here, log_probs_CV, losses_C, targets_C in _losses(hidden_ND, table_VD, targets_N):
+            loss += losses_C.sum()
+            # The gradient of the logits: probabilities, less one at the target.
+            slope_CV = log_probs_CV.exp_()
+            slope_CV.scatter_add_(
+                1, targets_C.clamp(min=0)[:, None], slope_CV.new_full((len(targets_C), 1), -1.0)
+            )
+            slope_CV = slope_CV.to(table.dtype)
+            has_target_C1 = (targets_C >= 0)[:, None]
+            with torch.autocast(hidden_ND.device.type, enabled=False):
+                grad_ND[here] = (slope_CV @ table).mul_(has_target_C1)
+                counted_CD = (hidden_ND[here] * has_target_C1).to(table.dtype)
+                if table.dtype == grad_VD.dtype:
+                    grad_VD.addmm_(slope_CV.t(), counted_CD)
+                else:
+                    grad_VD += slope_CV.t() @ counted_CD
+        ctx.save_for_backward(grad_ND, grad_VD)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_ND, grad_VD = ctx.saved_tensors
+        return grad_ND * grad, grad_VD * grad, None
+
+
+def _losses(
+    hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Of each chunk its place, log-probabilities [C, V], losses [C] and targets [C]."""
+    dtype = _product_type(hidden_ND)
+    table = table_VD.to(dtype)
+    at_once = LOGITS_ON_CPU if hidden_ND.device.type == "cpu" else LOGITS_ON_GPU
+    size = max(at_once // len(table_VD), _FEWEST_TOKENS)
+    for start in range(0, len(hidden_ND), size):
+        here = slice(start, start + size)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            logits_CV = hidden_ND[here].to(dtype) @ table.t()
+            log_probs_CV = torch.log_softmax(logits_CV, dim=1, dtype=_loss_type(hidden_ND))
+        targets_C = targets_N[here]
+        right_C = log_probs_CV.gather(1, targets_C.clamp(min=0)[:, None]).squeeze(1)
+        yield here, log_probs_CV, -right_C * (targets_C >= 0), targets_C
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _loss_type(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def build_language_model(
+    config: ModelConfig,
+    *,
+    vocab_size: int,
+    pad_id: int,
+    max_length: int,
+    seed: int,
+    base_dir: Path,
+    objective: str = "causal",
+) -> LanguageModel:
+    """A language model; of a built-in shape the same seed gives the same weights.
+
+    Raises:
+        ModelError: the backbone cannot be had, does not fit, or is no GPT-2.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = build_backbone(
+            config,
+            vocab_size=vocab_size,
+            pad_id=pad_id,
+            max_length=max_length,
+            base_dir=base_dir,
+            objective=objective,
+        )
+    if not isinstance(backbone, GPT2Backbone):
+        raise ModelError(
+            f"model.backbone = {config.backbone!r}: only a GPT-2 is pre-trained in this version; "
+            "give a GPT-2 folder or a built-in shape"
+        )
+    return LanguageModel(backbone)

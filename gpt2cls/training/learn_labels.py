@@ -1,0 +1,85 @@
+"""A classifier and its labelled texts, as the session of a rank asks for them."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2cls.data.batches import RowSource, TokenRows
+from gpt2cls.data.encode import open_tokens
+from gpt2cls.data.tasks import Task
+from gpt2cls.errors import RequestError
+from gpt2cls.model.classifier import Classifier, build_classifier
+from gpt2cls.model.gpt2 import GPT2Backbone
+from gpt2cls.model.vocabulary import keep_used_rows, used_tokens
+from gpt2cls.training.classification import open_classification, selecting_metric
+from gpt2cls.training.compute import Compute
+from gpt2cls.training.features import kept_features
+from gpt2cls.training.freezing import Depth, ever_trainable
+from gpt2cls.training.memory import TokenBudget
+from gpt2cls.training.payload import RankPayload
+from gpt2cls.training.phases import Phases
+from gpt2cls.training.precision import Name
+from gpt2cls.training.ranks import Ranks
+from gpt2cls.training.subject import Subject
+
+
+def learn_labels(
+    payload: RankPayload, ranks: Ranks, precision: Name, tell: Callable[[str], None]
+) -> Subject:
+    """What a finetune job learns; `tell` is given words about what is kept of frozen layers.
+
+    Raises:
+        RequestError: the settings do not fit the data.
+    """
+    config, task = payload.train, Task.from_json(payload.task)
+    model = new_model(payload, task, ranks)
+    budget = TokenBudget.for_device(
+        ranks.device, model.backbone.width, payload.tokens_per_micro_batch, precision
+    )
+    names = ever_trainable(model, config.freeze, config.epochs)
+    if isinstance(model.backbone, GPT2Backbone) and "backbone.wte.weight" in names:
+        keep_used_rows(model.backbone, _used_tokens(payload))
+    data = open_classification(payload, task, Compute(ranks, precision, budget))
+
+    def keep(rows: TokenRows, depth: Depth) -> RowSource:
+        cache_dir = (payload.cache_dir or payload.job_dir) / "features"
+        name = payload.job_dir.name
+        return kept_features(model, rows, cache_dir, data.compute, job=name, tell=tell, depth=depth)
+
+    phases = Phases(data, model, config.freeze, keep)
+    return Subject(
+        model=model,
+        names=names,
+        steps_per_epoch=data.plan.steps_per_epoch,
+        select_metric=selecting_metric(payload),
+        compute=data.compute,
+        data_of_step=phases.data_of_step,
+        loss_sum=data.objective.loss_sum,
+        evaluate=phases.evaluate,
+    )
+
+
+def new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
+    if payload.train.lm_epochs:
+        raise RequestError(
+            f"train.lm_epochs = {payload.train.lm_epochs}: language-model fine-tuning is not in "
+            "this version; set it to 0"
+        )
+    model = build_classifier(
+        payload.model,
+        task,
+        vocab_size=payload.vocab_size,
+        pad_id=payload.pad_id,
+        max_length=payload.max_length,
+        seed=payload.train.seed,
+        base_dir=payload.base_dir,
+    )
+    return model.to(ranks.device)
+
+
+def _used_tokens(payload: RankPayload) -> NDArray[np.int64]:
+    splits = [
+        open_tokens(path).tokens for path in (payload.train_tokens, payload.validation_tokens)
+    ]
+    return used_tokens(splits, payload.vocab_size, payload.pad_id)
