@@ -7,7 +7,7 @@ purpose: importing this file imports pydantic and nothing heavier.
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
 
 BUILTIN_SHAPES = ("gpt2-tiny", "gpt2-mini", "gpt2-small")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -78,7 +78,8 @@ class ModelConfig(Block):
     """The network."""
 
     backbone: str = Field("gpt2", min_length=1)
-    """A Hugging Face name or folder, or gpt2-tiny, gpt2-mini, gpt2-small with random weights."""
+    """A Hugging Face name or folder, a registered model (models:/name@champion, models:/name/3), or
+    gpt2-tiny, gpt2-mini, gpt2-small with random weights."""
     tokenizer: str | TrainedTokenizer | None = None
     """A Hugging Face name or folder; None: the backbone's own, or 8,000 entries are trained."""
     pooling: Literal["last", "mean", "max", "concat", "attention"] = "last"
@@ -95,6 +96,22 @@ class ModelConfig(Block):
     """Temperature of a text of which the share s was cut off: temperature * (1 + this * s)."""
     prob_floor: Number = Field(0.0, ge=0, lt=1)
     """No class gets a probability below this."""
+
+
+class LanguageModelConfig(Block):
+    """The network of a language model; its output is its token embedding."""
+
+    backbone: str = Field("gpt2", min_length=1)
+    """gpt2-tiny, gpt2-mini, gpt2-small with random weights, or a GPT-2 that learns on: a Hugging
+    Face name or folder, or a registered model."""
+    tokenizer: str | TrainedTokenizer | None = None
+    """A Hugging Face name or folder; None: the backbone's own, or 8,000 entries are trained."""
+    dropout: Number = Field(0.1, ge=0, lt=1)
+    """In the blocks and on the embeddings; only while training."""
+
+    def as_model(self) -> ModelConfig:
+        """As what builds a backbone takes it."""
+        return ModelConfig(backbone=self.backbone, tokenizer=self.tokenizer, dropout=self.dropout)
 
 
 class EarlyStopping(Block):
@@ -150,3 +167,39 @@ class TrainConfig(Block):
     """How often the state is written from which a killed job goes on."""
     early_stopping: EarlyStopping | None = None
     """None: train to the end."""
+
+
+class LanguageStopping(EarlyStopping):
+    """Stop when the held-out texts have not been predicted better for a while."""
+
+    metric: Literal["loss"] = "loss"
+    """On the held-out texts."""
+
+
+class PretrainConfig(TrainConfig):
+    """The optimisation of a language model: that of a classifier, less what is about labels."""
+
+    objective: Annotated[
+        Literal["causal", "backward", "masked", "joint"],
+        WithJsonSchema({"enum": ["causal", "backward"], "type": "string"}),
+    ] = "causal"
+    """What is learned: the next token (causal), or the one before it, reading from right to left
+    (backward)."""
+    epochs: int = Field(3, ge=1, le=100_000)
+    """Times that every block of tokens is seen."""
+    batch_size: int = Field(16, ge=1, le=1_000_000)
+    """Blocks the model sees per optimizer step, over all workers."""
+    freeze: Literal["none"] = "none"
+    """All weights learn."""
+    class_weights: Literal["none"] = "none"
+    """There are no classes."""
+    label_smoothing: Number = Field(0.0, ge=0, le=0)
+    """There are no labels."""
+    lm_epochs: int = Field(0, ge=0, le=0)
+    """All epochs are of the language model."""
+    early_stopping: LanguageStopping | None = None
+    """None: train to the end."""
+
+    def as_train(self) -> TrainConfig:
+        """As the loop takes it."""
+        return TrainConfig.model_validate(self.model_dump(exclude={"objective"}))

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.plan import sweep_plan
 from jobs.schedule import Ask
-from jobs.spec import AnyJob, FinetuneJob, PipelineJob, SweepJob
+from jobs.spec import AnyJob, FinetuneJob, PipelineJob, PretrainJob, SweepJob
 
 
 def ask_of(job: AnyJob, cores: float) -> Ask:
@@ -14,7 +14,7 @@ def ask_of(job: AnyJob, cores: float) -> Ask:
 
     An elastic job starts with its fewest workers.
     """
-    if isinstance(job, FinetuneJob):
+    if isinstance(job, FinetuneJob | PretrainJob):
         cluster = job.cluster
         cpus = cluster.cpus_per_worker or cores / cluster.max_workers
         return Ask(cluster.min_workers, cpus, cluster.gpus_per_worker)

@@ -22,6 +22,7 @@ from gpt2cls.data.encode import open_tokens
 from gpt2cls.data.prepare import Prepared, prepare
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.training.payload import RankPayload
+from jobs.backbones import fetched
 from jobs.data_tables import report_tables
 from jobs.errors import JobFailed, JobStopped
 from jobs.inputs import tokenizer_of, tokens_of
@@ -29,7 +30,7 @@ from jobs.job_folder import JOB_FILE, RESOLVED_FILE, base_dir_of, write_job_fold
 from jobs.joblog import JobLog
 from jobs.provenance import run_tags
 from jobs.record import Record, run_page
-from jobs.spec import AnyJob, FinetuneJob, PipelineJob, SweepJob, dump
+from jobs.spec import AnyJob, FinetuneJob, PipelineJob, PretrainJob, SweepJob, dump
 from jobs.spool import write_json
 from jobs.states import State
 from jobs.store import Store
@@ -71,7 +72,8 @@ def read_data(job: FinetuneJob | SweepJob, base_dir: Path, surroundings: Surroun
         RequestError: the data or the model cannot be used.
     """
     prepared = prepare(job.data, base_dir=base_dir, seed=job.train.seed)
-    return Ready(prepared, tokenizer_of(job, prepared, surroundings, base_dir))
+    local = fetched(job, surroundings, base_dir)
+    return Ready(prepared, tokenizer_of(local, prepared, surroundings, base_dir))
 
 
 def new_job(text: str, job: AnyJob, base_dir: Path, surroundings: Surroundings) -> str:
@@ -136,7 +138,7 @@ def run_attempt(
 
 def run_work(
     job_id: str,
-    job: FinetuneJob | SweepJob | PipelineJob,
+    job: FinetuneJob | PretrainJob | SweepJob | PipelineJob,
     work: Callable[[Attempt], dict[str, Any]],
     *,
     surroundings: Surroundings,

@@ -61,9 +61,14 @@ def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
         done = resume_pipeline(found.id, surroundings, messages())
         return Answer(done, lambda out: show_pipeline(done, out))
 
-    from jobs.finetune import resume_finetune
+    if found.kind == "pretrain":
+        from jobs.pretrain import resume_pretrain
 
-    document = resume_finetune(found.id, surroundings=surroundings, console=messages())
+        document = resume_pretrain(found.id, surroundings, messages())
+    else:
+        from jobs.finetune import resume_finetune
+
+        document = resume_finetune(found.id, surroundings=surroundings, console=messages())
     return Answer(document, lambda out: show_end(document, out))
 
 
@@ -93,6 +98,11 @@ def report(
         raise RequestError(
             f"job {found.id} is a pipeline, which has no page of its own; each stage that trained "
             f"has one: {pages}, also in its run in MLflow"
+        )
+    if found.kind == "pretrain":
+        raise RequestError(
+            f"job {found.id} is of kind pretrain, which has no page in this version; its curves "
+            "are in MLflow, and `gpt2cls show` has its result"
         )
     if found.kind == "sweep":
         from jobs.sweep_document import write_sweep_document
@@ -131,7 +141,7 @@ def _refuse_to_resume(job: "Job", folder: Path) -> None:
     from jobs.states import State, may_change
     from jobs.store import why_not_started
 
-    if job.kind not in ("finetune", "pipeline"):
+    if job.kind not in ("finetune", "pretrain", "pipeline"):
         raise RequestError(f"job {job.id} is of kind {job.kind}, which starts anew: run it again")
     if not may_change(job.state, State.RUNNING, by_resume=True):
         raise RequestError(why_not_started(job))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jobs.read import JobFile
-    from jobs.spec import PipelineJob, SweepJob
+    from jobs.spec import FinetuneJob, PipelineJob, PretrainJob, SweepJob
 
 
 @verb
@@ -32,21 +32,12 @@ def _run(
     file: "JobFile", surroundings: Surroundings
 ) -> tuple[dict[str, Any], Callable[[dict[str, Any], "Console"], None]]:
     """Hand the job to the driver of its kind; its document, and how to show it."""
-    from jobs.spec import EvaluateJob, FinetuneJob, PipelineJob, SweepJob
+    from jobs.spec import EvaluateJob, FinetuneJob, PipelineJob, PretrainJob, SweepJob
 
     job, base_dir, say = file.job, file.base_dir, messages()
-    if isinstance(job, FinetuneJob):
+    if isinstance(job, FinetuneJob | PretrainJob):
         refuse_if_unwritable(surroundings.home)
-
-        from jobs.training import ray_for
-
-        with ray_for(job.cluster, surroundings) as ray:  # comes up while the rest is imported
-            from jobs.finetune import run_finetune
-
-            document = run_finetune(
-                file.text, job, base_dir=base_dir, surroundings=surroundings, console=say, ray=ray
-            )
-        return document, show_end
+        return _train(file, job, surroundings), show_end
     if isinstance(job, EvaluateJob):
         refuse_early(job.model, base_dir)
 
@@ -82,6 +73,23 @@ def _run(
     return document, show_predicted
 
 
+def _train(
+    file: "JobFile", job: "FinetuneJob | PretrainJob", surroundings: Surroundings
+) -> dict[str, Any]:
+    from jobs.spec import FinetuneJob
+    from jobs.training import ray_for
+
+    with ray_for(job.cluster, surroundings) as ray:  # comes up while the rest is imported
+        more: dict[str, Any] = {"surroundings": surroundings, "console": messages(), "ray": ray}
+        if isinstance(job, FinetuneJob):
+            from jobs.finetune import run_finetune
+
+            return run_finetune(file.text, job, file.base_dir, **more)
+        from jobs.pretrain import run_pretrain
+
+        return run_pretrain(file.text, job, file.base_dir, **more)
+
+
 def _run_sweep(
     file: "JobFile", job: "SweepJob", surroundings: Surroundings
 ) -> tuple[dict[str, Any], Callable[[dict[str, Any], "Console"], None]]:
@@ -112,13 +120,13 @@ def validate(
     """Check a job file; show every field and the plan."""
     from jobs.plan import num_cores, plan_of, plan_warnings, sweep_plan, sweep_warnings
     from jobs.read import read_job
-    from jobs.spec import FinetuneJob, PipelineJob, SweepJob, dump
+    from jobs.spec import FinetuneJob, PipelineJob, PretrainJob, SweepJob, dump
 
     surroundings = from_environment()
     file = read_job(job, settings or (), data_dir=surroundings.data_dir, needs_data=False)
     warnings = [problem.text() for problem in file.missing]
     plan: dict[str, Any] = {}
-    if isinstance(file.job, FinetuneJob):
+    if isinstance(file.job, FinetuneJob | PretrainJob):
         plan = plan_of(file.job, num_cores())
         warnings += plan_warnings(file.job, num_cores())
     document: dict[str, Any] = {"job": dump(file.job), "plan": plan, "warnings": warnings}
@@ -215,7 +223,10 @@ def show_end(document: dict[str, Any], out: "Console") -> None:
         alias = f", {model['alias']}" if model.get("alias") else ""
         words = f"{model['name']} version {model['version']}{alias}"
         out.print(f"model   {words} (models:/{model['name']}/{model['version']})")
+    if folder := document.get("folder"):
+        out.print(f"folder  {folder} (for model.backbone, or transformers)")
     if page := document.get("run_page"):
         out.print(f"MLflow  {page}")
         out.print("        later: `gpt2cls cluster status` prints the address, or how to start it")
-    out.print(f"report  gpt2cls report {document['job_id']} -o report.html")
+    if "baselines" in document:
+        out.print(f"report  gpt2cls report {document['job_id']} -o report.html")

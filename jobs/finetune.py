@@ -18,6 +18,7 @@ from jobs.attempt import (
     read_data,
     run_attempt,
 )
+from jobs.backbones import fetched, pinned
 from jobs.inputs import payload_of, write_labels
 from jobs.plan import num_cores, threads_per_worker
 from jobs.spec import FinetuneJob
@@ -40,6 +41,7 @@ def run_finetune(
         JobFailed, JobStopped: the job ended early; its record says so.
     """
     watch = Stopwatch()
+    job = pinned(job, surroundings)
     with watch.stage("data"):
         ready = read_data(job, base_dir, surroundings)
     job_id = new_job(text, job, base_dir, surroundings)
@@ -76,6 +78,7 @@ def attempt_finetune(
     tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Begin a job that is written down, or go on with it."""
+    job = pinned(job, surroundings, surroundings.home.job_dir(job_id))
     with ray_for(job.cluster, surroundings) as ray:
         return run_attempt(
             job_id,
@@ -93,7 +96,7 @@ def train_measure_register(attempt: Attempt, job: FinetuneJob, ready: Ready) -> 
     """The whole work of a finetune job, in the folder of the attempt."""
     tokens = encode_and_check(attempt, job, ready)
     payload = payload_of(
-        job,
+        fetched(job, attempt.surroundings, attempt.base_dir),
         ready.prepared,
         ready.tokenizer,
         tokens,

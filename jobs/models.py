@@ -14,6 +14,7 @@ from cluster.home import Surroundings
 from cluster.services import Server
 from cluster.tracking_server import ensure_server, wait_ready
 from gpt2cls.errors import RequestError
+from gpt2cls.pretrained import LANGUAGE_FORMAT, OUR_FORMAT
 from jobs.tracking import NotOnServer, RefusedByServer, connect, patiently, sorted_faults
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _fetched(client: "MlflowClient", text: str, model_id: str, cache: Path) -> P
                 )
         except NotOnServer as error:
             raise RequestError(f"model {text!r}: it is not on the server any more") from error
-        if not (Path(fetched) / "gpt2cls.json").is_file():
+        if not any((Path(fetched) / page).is_file() for page in (OUR_FORMAT, LANGUAGE_FORMAT)):
             raise RequestError(f"model {text!r}: it was not packaged by this program")
         try:
             Path(fetched).rename(folder)

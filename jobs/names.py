@@ -38,6 +38,11 @@ def check_model(model: str) -> str:
     return model
 
 
+def is_registered(model: object) -> bool:
+    """Whether a value is meant as the address of a registered model, rightly written or not."""
+    return isinstance(model, str) and model.startswith(("models:", "runs:"))
+
+
 def is_folder(model: str) -> bool:
     """Whether the address of a model is a path, not one of a registry."""
     return _SCHEME.match(model) is None

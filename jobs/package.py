@@ -7,8 +7,10 @@ fetched again by a fresh process that must reproduce predictions which are known
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gpt2cls
+from gpt2cls.pretrained import LANGUAGE_FORMAT, OUR_FORMAT
 from jobs.errors import JobFailed
-from jobs.models import packaged_of_run
+from jobs.models import PACKAGED_FOLDER, packaged_of_run
 from jobs.tracking import patiently, sorted_faults
 
 if TYPE_CHECKING:
@@ -65,22 +68,46 @@ def store_package(
     Returns:
         `models:/m-...`, by which MLflow loads it.
     """
-    return patiently(
-        lambda: _store_package(
-            client, run_id, model_folder, example, example_output, pip_requirements
+
+    def write(folder: Path, model: Any) -> None:
+        _write_package(
+            folder, model, run_id, model_folder, example, example_output, pip_requirements
         )
-    )
+
+    content = hashlib.sha256((model_folder / OUR_FORMAT).read_bytes()).hexdigest()
+    return patiently(lambda: _store(client, run_id, content, write))
 
 
-def _store_package(
-    client: "MlflowClient",
-    run_id: str,
-    model_folder: Path,
-    example: "pd.DataFrame",
-    example_output: "pd.DataFrame",
-    pip_requirements: list[str],
+def store_language_model(client: "MlflowClient", *, run_id: str, model_folder: Path) -> str:
+    """Store a language model with the run; twice the same content stores it once.
+
+    It has no pyfunc form, because it predicts no labels: MLflow keeps and registers it, and
+    `model.backbone` or transformers read its folder.
+
+    Returns:
+        `models:/m-...`, by which MLflow knows it.
+    """
+
+    def write(folder: Path, model: Any) -> None:
+        from mlflow.models import Model
+
+        shutil.copytree(model_folder, folder / PACKAGED_FOLDER)
+        page = Model(
+            artifact_path=model.artifact_location,
+            model_uuid=model.model_id,
+            model_id=model.model_id,
+            run_id=run_id,
+        )
+        page.add_flavor("gpt2cls_language", folder=PACKAGED_FOLDER)
+        page.save(str(folder / "MLmodel"))
+
+    content = hashlib.sha256((model_folder / LANGUAGE_FORMAT).read_bytes()).hexdigest()
+    return patiently(lambda: _store(client, run_id, content, write))
+
+
+def _store(
+    client: "MlflowClient", run_id: str, content: str, write: Callable[[Path, Any], None]
 ) -> str:
-    content = hashlib.sha256((model_folder / "gpt2cls.json").read_bytes()).hexdigest()
     with sorted_faults():
         for model in packaged_of_run(client, run_id):
             if model.tags.get(_CONTENT_TAG) == content:
@@ -93,9 +120,7 @@ def _store_package(
         )
         with TemporaryDirectory(prefix="gpt2cls-package-") as aside:
             folder = Path(aside) / "package"
-            _write_package(
-                folder, model, run_id, model_folder, example, example_output, pip_requirements
-            )
+            write(folder, model)
             refuse_unknown_files(folder)
             client.log_model_artifacts(model.model_id, str(folder))
         client.finalize_logged_model(model.model_id, "READY")

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from jobs.faults import BadRequestError, Problem, shown
-from jobs.spec import ClusterConfig, FinetuneJob, SweepJob, TrainingJob
+from jobs.spec import ClusterConfig, FinetuneJob, PretrainJob, SweepJob, TrainingJob
 
 
 def num_cores() -> int:
@@ -17,7 +17,7 @@ def threads_per_worker(cluster: ClusterConfig, cores: int) -> int:
     return max(int(cluster.cpus_per_worker or cores / cluster.max_workers), 1)
 
 
-def plan_of(job: FinetuneJob, cores: int) -> dict[str, Any]:
+def plan_of(job: FinetuneJob | PretrainJob, cores: int) -> dict[str, Any]:
     """Workers, threads and precision of a job on a machine with so many cores."""
     cluster = job.cluster
     return {
@@ -139,7 +139,7 @@ def sweep_warnings(job: SweepJob, cores: int) -> list[str]:
     return warnings
 
 
-def plan_warnings(job: FinetuneJob, cores: int) -> list[str]:
+def plan_warnings(job: FinetuneJob | PretrainJob, cores: int) -> list[str]:
     """What is allowed but probably not meant."""
     warnings = []
     wanted = job.cluster.max_workers * (job.cluster.cpus_per_worker or 1)
@@ -151,13 +151,13 @@ def plan_warnings(job: FinetuneJob, cores: int) -> list[str]:
     return warnings + _precision_warnings(job)
 
 
-def _precision_warnings(job: TrainingJob) -> list[str]:
+def _precision_warnings(job: TrainingJob | PretrainJob) -> list[str]:
     if job.train.precision == "fp16" and not job.cluster.gpus_per_worker:
         return ["train.precision = fp16 is slow without a GPU; auto picks what is fast"]
     return []
 
 
-def _precision_note(job: TrainingJob) -> str:
+def _precision_note(job: TrainingJob | PretrainJob) -> str:
     if job.train.precision != "auto":
         return job.train.precision
     return "auto: the fastest that the hardware of a worker has; the job says which"

@@ -2,25 +2,20 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import TrackingError
 from cluster.home import Surroundings
-from cluster.tracking_server import ensure_tracking
 from gpt2cls.data.prepare import Prepared
 from gpt2cls.model.backbone import AutoBackbone
-from jobs.errors import JobFailed
 from jobs.joblog import JobLog
-from jobs.masking import mask
 from jobs.outcome import Outcome, numbers
 from jobs.package import requirements, store_package, verify_in_fresh_process
 from jobs.record import Record
-from jobs.registry import register
+from jobs.registry import register, run_on_server
 from jobs.spec import FinetuneJob
 from jobs.tracking import connect
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SERVER_WAIT_S = 120.0
 _SIGNATURE_ROWS = 3
 
 
@@ -50,7 +45,7 @@ def publish(
         reason = f"register.gate: {outcome.split} {gate.metric} {shown}; not registered"
         log.say(reason)
         return {"model": None, "gate": {"passed": False, "reason": reason}}
-    run_id, uri = _run_on_server(record, surroundings)
+    run_id, uri = run_on_server(record, surroundings)
     frame = _frame(outcome)
     example = frame.head(_SIGNATURE_ROWS)
     model_uri = store_package(
@@ -92,21 +87,6 @@ def publish(
         "model": {"name": name, "version": registered.version, "alias": registered.alias},
         "gate": {"passed": True, "reason": registered.reason},
     }
-
-
-def _run_on_server(record: Record, surroundings: Surroundings) -> tuple[str, str]:
-    """The id of the job's run and the server that has it, once both are there."""
-    try:
-        uri = ensure_tracking(surroundings)
-    except TrackingError as error:
-        raise JobFailed(f"the model was trained but cannot be registered: {error}") from error
-    run_id = record.wait_run_id(_SERVER_WAIT_S)
-    if run_id is None:
-        raise JobFailed(
-            f"the model was trained but cannot be registered: MLflow at {mask(uri)} gave no answer "
-            f"for {_SERVER_WAIT_S:.0f} s"
-        )
-    return run_id, uri
 
 
 def _frame(outcome: Outcome) -> "pd.DataFrame":

@@ -199,8 +199,9 @@ def _expand(tree: Tree, data_dir: Path | None) -> list[Problem]:
 
 
 def _missing_data(tree: Tree, base_dir: Path) -> Iterator[Problem]:
-    from gpt2cls.data.locate import check_source_exists
+    from gpt2cls.data.locate import check_corpus_exists, check_source_exists
 
+    is_there = check_corpus_exists if tree.values.get("kind") == "pretrain" else check_source_exists
     for path, _, value in _texts(tree, _SOURCES):
         if value.startswith(DATA_VARIABLE) or not value:
             continue
@@ -208,7 +209,7 @@ def _missing_data(tree: Tree, base_dir: Path) -> Iterator[Problem]:
             source = base_dir / value
             fault = None if source.is_file() else f"no such file: {source}"
         else:
-            fault = check_source_exists(value, base_dir=base_dir)
+            fault = is_there(value, base_dir=base_dir)
         if fault is not None:
             file, line = tree.where(path)
             words = f"{dotted(path)}: {fault}"

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.errors import TrackingError
 from cluster.home import Surroundings
+from cluster.tracking_server import ensure_tracking
 from gpt2cls.errors import RequestError
+from jobs.errors import JobFailed
 from jobs.gate import CHALLENGER, CHAMPION, former_champion, judge
 from jobs.masking import mask
 from jobs.models import MODEL_ID_TAG, find_version, open_registry, parse_model
@@ -29,6 +32,10 @@ from jobs.versions import DATA_TAG, METRIC_TAG, SPLIT_TAG, champion, number, sta
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from jobs.record import Record
+
+_SERVER_WAIT_S = 120.0
 
 
 class PromotionConflict(RequestError):
@@ -88,6 +95,25 @@ def register(
         elif verdict.alias == CHALLENGER:
             patiently(lambda: _set_alias(client, name, CHALLENGER, new))
     return Registered(name, new, verdict.alias, verdict.reason)
+
+
+def run_on_server(record: "Record", surroundings: Surroundings) -> tuple[str, str]:
+    """The id of the job's run and the server that has it, once both are there.
+
+    Raises:
+        JobFailed: the server or the run is not there in time.
+    """
+    try:
+        uri = ensure_tracking(surroundings)
+    except TrackingError as error:
+        raise JobFailed(f"the model was trained but cannot be registered: {error}") from error
+    run_id = record.wait_run_id(_SERVER_WAIT_S)
+    if run_id is None:
+        raise JobFailed(
+            f"the model was trained but cannot be registered: MLflow at {mask(uri)} gave no answer "
+            f"for {_SERVER_WAIT_S:.0f} s"
+        )
+    return run_id, uri
 
 
 def promote(surroundings: Surroundings, name: str, version: int) -> Registered:

@@ -7,8 +7,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, Strict, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from gpt2cls.config import Block, DataConfig, ModelConfig, Number, Pair, TrainConfig
-from jobs.names import JobName, ModelAddress
+from gpt2cls.config import (
+    Block,
+    CorpusConfig,
+    DataConfig,
+    LanguageModelConfig,
+    ModelConfig,
+    Number,
+    Pair,
+    PretrainConfig,
+    TrainConfig,
+)
+from jobs.names import MODEL_WORDS, JobName, ModelAddress, check_model, is_registered
 from jobs.search import METRICS, Fault, SearchConfig, SpaceGiven, num_trials, sweep_faults
 from jobs.stage_graph import StageFault, graph_faults, name_faults, needs_of, order
 from jobs.tree import dotted
@@ -135,7 +145,47 @@ class SweepJob(TrainingJob):
 
     def _faults(self) -> Iterator[Any]:
         yield from super()._faults()
+        for field in ("backbone", "tokenizer"):
+            if is_registered(value := getattr(self.model, field)):
+                words = "no registered model: a sweep of this version takes folders and names"
+                yield f"model.{field}", value, words
         yield from sweep_faults(self.search_space, self.search, self.fixed)
+
+
+class LanguageGate(Block):
+    """What a new version must reach on the held-out texts."""
+
+    beats: Literal["champion"] | None = None
+    """champion: fewer bits per byte make a version champion; None: the newest becomes it."""
+
+
+class LanguageRegisterConfig(Block):
+    """Whether, and under which name, the language model goes to the registry."""
+
+    model: JobName | None = None
+    """Name in the registry; None: the model is not registered."""
+    gate: LanguageGate = LanguageGate()
+    """What a new version must reach on the held-out texts."""
+
+
+class PretrainJob(Block):
+    """Train one language model on texts without labels; other jobs take it as their backbone."""
+
+    kind: Literal["pretrain"]
+    """What the job does."""
+    name: JobName
+    """Of the job, and of the MLflow experiment."""
+    data: CorpusConfig
+    model: LanguageModelConfig = LanguageModelConfig()
+    train: PretrainConfig = PretrainConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    registration: LanguageRegisterConfig = Field(LanguageRegisterConfig(), alias="register")
+
+    @model_validator(mode="after")
+    def _the_parts_fit_each_other(self) -> Self:
+        if faults := [*_pretrain_faults(self)]:
+            raise PydanticCustomError("rules", "several fields do not fit", {"faults": faults})
+        return self
 
 
 class PredictJob(Block):
@@ -231,11 +281,12 @@ class PipelineJob(Block):
         return {name: needs[name] for name in order(needs)}
 
 
-AnyJob = FinetuneJob | SweepJob | PredictJob | EvaluateJob | PipelineJob
+AnyJob = FinetuneJob | PretrainJob | SweepJob | PredictJob | EvaluateJob | PipelineJob
 Job = Annotated[AnyJob, Field(discriminator="kind")]
 
 KINDS: dict[str, type[AnyJob]] = {
     "finetune": FinetuneJob,
+    "pretrain": PretrainJob,
     "sweep": SweepJob,
     "predict": PredictJob,
     "evaluate": EvaluateJob,
@@ -244,7 +295,7 @@ KINDS: dict[str, type[AnyJob]] = {
 STAGE_KINDS: dict[str, type[AnyJob]] = {
     kind: KINDS[kind] for kind in ("finetune", "predict", "evaluate")
 }
-KINDS_TO_COME = ("pretrain", "distill", "prompt")
+KINDS_TO_COME = ("distill", "prompt")
 
 
 def _data_faults(data: DataConfig) -> Iterator[Fault]:
@@ -266,18 +317,40 @@ def _at(values: dict[str, Any], field: str) -> Any:
 
 
 def _training_faults(job: TrainingJob) -> Iterator[Fault]:
-    train, cluster = job.train, job.cluster
+    yield from _worker_faults(job.train, job.cluster, "row")
+    yield from _address_faults(job.model)
+    stopping = job.train.early_stopping
+    if stopping is not None and stopping.metric not in METRICS:
+        yield "train.early_stopping.metric", stopping.metric, f"one of {', '.join(METRICS)}"
+
+
+def _pretrain_faults(job: PretrainJob) -> Iterator[Fault]:
+    yield from _worker_faults(job.train, job.cluster, "block")
+    yield from _address_faults(job.model)
+    if job.train.objective in ("masked", "joint"):
+        words = "causal or backward: this version has no masked and no joint objective"
+        yield "train.objective", job.train.objective, words
+
+
+def _worker_faults(train: TrainConfig, cluster: ClusterConfig, unit: str) -> Iterator[Fault]:
     if cluster.min_workers > cluster.max_workers:
         yield "cluster.workers", cluster.workers, "[min, max] with min no larger than max"
     elif train.batch_size < cluster.max_workers:
         words = (
-            f"at least {cluster.max_workers}, so that each of cluster.workers has a row per step; "
-            "raise it, or ask for fewer workers"
+            f"at least {cluster.max_workers}, so that each of cluster.workers has a {unit} per "
+            "step; raise it, or ask for fewer workers"
         )
         yield "train.batch_size", train.batch_size, words
-    stopping = train.early_stopping
-    if stopping is not None and stopping.metric not in METRICS:
-        yield "train.early_stopping.metric", stopping.metric, f"one of {', '.join(METRICS)}"
+
+
+def _address_faults(model: ModelConfig | LanguageModelConfig) -> Iterator[Fault]:
+    for field in ("backbone", "tokenizer"):
+        value = getattr(model, field)
+        if isinstance(value, str) and is_registered(value):
+            try:
+                check_model(value)
+            except ValueError:
+                yield f"model.{field}", value, MODEL_WORDS
 
 
 def _with_name(stage: Any, pipeline: Any, name: str) -> Any:

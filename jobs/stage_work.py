@@ -16,6 +16,7 @@ from gpt2cls.data.prepare import read_labelled
 from gpt2cls.model.folder import read_info
 from gpt2cls.pretrained import OUR_FORMAT, find_pretrained
 from jobs.attempt import Attempt, read_data
+from jobs.backbones import fetched
 from jobs.evaluate import run_evaluate
 from jobs.finetune import train_measure_register
 from jobs.models import model_folder
@@ -82,6 +83,7 @@ def task_of(job: AnyStageJob, base_dir: Path, surroundings: Surroundings) -> Sta
 
 
 def _finetune(job: FinetuneJob, base_dir: Path, surroundings: Surroundings) -> StageTask:
+    job = fetched(job, surroundings, base_dir)
     ready = read_data(job, base_dir, surroundings)
     sources, network = ("train", "validation", "test"), ("backbone", "tokenizer")
     settings = {

@@ -30,7 +30,16 @@ from jobs.lifecycle import End
 from jobs.logs import captured
 from jobs.masking import mask
 from jobs.rank_files import ATTEMPTS_FILE
-from jobs.spec import KINDS, AnyJob, EvaluateJob, FinetuneJob, PipelineJob, PredictJob, SweepJob
+from jobs.spec import (
+    KINDS,
+    AnyJob,
+    EvaluateJob,
+    FinetuneJob,
+    PipelineJob,
+    PredictJob,
+    PretrainJob,
+    SweepJob,
+)
 from jobs.spool import write_json
 from jobs.states import State
 from jobs.verb import write_crash_log
@@ -102,7 +111,7 @@ def _kinds(job_dir: Path, num_lost: int) -> _Work:
     """What works on the job of a folder."""
     spec = json.loads((job_dir / RESOLVED_FILE).read_text())
     job: AnyJob = KINDS[spec["kind"]].model_validate(spec)
-    if isinstance(job, FinetuneJob | SweepJob) and num_lost:
+    if isinstance(job, FinetuneJob | PretrainJob | SweepJob) and num_lost:
         left = max(job.cluster.retries - num_lost, 0)
         cluster = job.cluster.model_copy(update={"retries": left})
         job = job.model_copy(update={"cluster": cluster})
@@ -113,6 +122,12 @@ def _finetune(job: FinetuneJob, job_id: str, surroundings: Surroundings, tell: A
     from jobs.finetune import attempt_finetune
 
     return attempt_finetune(job_id, job, surroundings, console_of(sys.stderr), tell)
+
+
+def _pretrain(job: PretrainJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
+    from jobs.pretrain import attempt_pretrain
+
+    return attempt_pretrain(job_id, job, surroundings, console_of(sys.stderr), tell)
 
 
 def _sweep(job: SweepJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
@@ -155,6 +170,7 @@ def _predict(job: PredictJob, job_id: str, surroundings: Surroundings, tell: Any
 
 _WORK: dict[type, Callable[..., dict[str, Any]]] = {
     FinetuneJob: _finetune,
+    PretrainJob: _pretrain,
     SweepJob: _sweep,
     PipelineJob: _pipeline,
     EvaluateJob: _evaluate,

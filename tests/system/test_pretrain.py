@@ -1,0 +1,135 @@
+"""Language models from the command line: trained, killed, registered, built upon."""
+
+import csv
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Commands, last_step, write_job
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.system
+WORDS = {"sport": "goal match team cup", "money": "bank share price fund"}
+METRICS = {"loss", "perplexity", "bits_per_byte"}
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    folder = tmp_path_factory.mktemp("pretrain")
+    commands = Commands(folder / "home", folder)
+    (folder / "texts").mkdir()
+    rows = [(f"the {word} of day {i}", label) for i in range(30) for label, words in WORDS.items()
+            for word in words.split()]  # fmt: skip
+    for i, (text, _) in enumerate(rows):
+        (folder / "texts" / f"{i:03}.txt").write_text(f"{text} and {text}")
+    with (folder / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    yield commands
+    commands.end()
+    assert not commands.processes(), "`cluster down` left processes"
+
+
+def pretrain_job(commands: Commands, name: str, **changes: Any) -> str:
+    settings = {
+        "kind": "pretrain",
+        "data": {"train": "texts", "max_length": 16},
+        "model": {"backbone": "gpt2-tiny", "tokenizer": {"train": 300}, "dropout": 0.1},
+        "train": {"epochs": 4, "batch_size": 8, "lr": 3.0e-3, "precision": "fp32"},
+    }
+    job = settings | {"name": name}
+    for key, values in changes.items():
+        job[key] = {**job.get(key, {}), **values}  # type: ignore[dict-item]
+    path = commands.folder / f"{name}.yaml"
+    path.write_text(json.dumps(job, indent=1))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def done(commands: Commands) -> dict[str, Any]:
+    return dict(
+        commands.json("run", pretrain_job(commands, "first", register={"model": "language"}))
+    )
+
+
+def test_a_language_model_is_one_run_with_its_curves_and_a_version(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    assert set(done["validation"]) == METRICS
+    assert done["validation"]["loss"] < 3.0  # log(300) = 5.7 is guessing
+    assert done["model"] == {"name": "language", "version": 1, "alias": "champion"}
+    client = commands.mlflow()
+    run = client.get_run(done["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.objective"] == "causal"
+    folder = Path(done["folder"])
+    events = [json.loads(line) for line in (folder.parent / "events.jsonl").open()]
+    for name in ("train/loss", *(f"eval/{metric}" for metric in METRICS)):
+        told = [(m.step, m.value) for m in client.get_metric_history(done["run_id"], name)]
+        wanted = [(e["step"], e["metrics"][name]) for e in events if name in e.get("metrics", {})]
+        assert sorted(told) == wanted
+    shown = commands.run("show", done["job_id"]).stdout
+    assert "perplexity" in shown
+
+
+def test_a_classifier_is_built_on_the_registered_version(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    job = write_job(
+        commands.folder / "on-it.yaml",
+        name="on-it",
+        data={"train": "rows.csv", "test": 0.2, "max_length": 16},
+        model={"backbone": "models:/language@champion", "pooling": "mean"},
+        train={"epochs": 2, "lr": 1.0e-1, "precision": "fp32", "freeze": "head_only"},
+    )
+    document = commands.json("run", str(job))
+    folder = commands.home / "jobs" / document["job_id"]
+    # What the alias meant is written down, and the frozen weights are those of the version.
+    resolved = json.loads((folder / "resolved.json").read_text())
+    assert resolved["model"]["backbone"] == "models:/language/1"
+    language, classifier = Path(done["folder"]), folder / "model"
+    ours = load_file(classifier / "backbone" / "model.safetensors")
+    theirs = load_file(language / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+    tokenizer = "tokenizer.json"
+    assert (classifier / tokenizer).read_bytes() == (language / tokenizer).read_bytes()
+
+
+def test_the_folder_is_a_backbone_too_and_learning_goes_on_from_it(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    model = {"backbone": done["folder"], "tokenizer": None}
+    train = {"max_steps": 2, "lr": 1.0e-5}
+    more = commands.json("run", pretrain_job(commands, "more", model=model, train=train))
+    assert more["validation"]["loss"] == pytest.approx(done["validation"]["loss"], abs=0.05)
+
+
+def test_a_killed_job_that_is_resumed_ends_with_the_weights_of_an_undisturbed_one(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    train = {"epochs": 10, "checkpoint_every": "10 steps", "eval_every": "50 steps"}
+    job = pretrain_job(commands, "long", train=train)
+    undisturbed = commands.json("run", job)
+    with commands.started("run", job) as process:
+        folder = commands.wait_for_step(25, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    num_steps = last_step(Path(undisturbed["folder"]).parent / "events.jsonl")
+    assert 25 <= last_step(folder / "events.jsonl") < num_steps
+    resumed = commands.json("resume", folder.name)
+    assert resumed["validation"] == undisturbed["validation"]
+    files = [Path(d["folder"]) / "model.safetensors" for d in (resumed, undisturbed)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_it_is_refused_where_a_classifier_is_needed(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    words = ("predict", "models:/language@champion", "rows.csv", "-o", "out.csv")
+    ended = commands.run(*words)
+    assert ended.returncode == 2
+    assert "is a language model, which knows no labels" in ended.stderr
+    assert not (commands.folder / "out.csv").exists()
