@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from refusing import refused
 
+from cluster.home import from_environment
+from gpt2cls.errors import RequestError
 from jobs.asks import ask_of
+from jobs.backbones import PINS_FILE, fetched, pinned
 from jobs.cli import main
 from jobs.gate import Standing, judge
 from jobs.read import read_job
@@ -23,6 +26,11 @@ def place(tmp_path, monkeypatch):
     for name in ("GPT2CLS_DATA", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "place"
+
+
+def write(text):
+    Path("job.yaml").write_text(text)
+    return Path("job.yaml")
 
 
 BUILTIN = HEAD.replace("texts", "bbc-news")
@@ -119,3 +127,22 @@ def test_masked_and_joint_are_not_offered_to_editors():
     schema = json.dumps(KINDS["pretrain"].model_json_schema())
     assert '"causal", "backward"' in schema
     assert "masked" not in schema
+
+
+def test_what_an_alias_meant_is_remembered_by_the_job(place):
+    given = {"kind": "pretrain", "name": "x", "data": {"train": "bbc-news"},
+             "model": {"backbone": "models:/lm@champion", "tokenizer": "models:/lm/1"}}  # fmt: skip
+    job = PretrainJob.model_validate(given)
+    (place / PINS_FILE).write_text(json.dumps({"models:/lm@champion": "models:/lm/3"}))
+    surroundings = from_environment()
+    # There is no registry here: without the note it could not be known.
+    found = pinned(job, surroundings, place)
+    assert (found.model.backbone, found.model.tokenizer) == ("models:/lm/3", "models:/lm/1")
+    with pytest.raises(RequestError, match="no model is registered"):
+        pinned(job, surroundings)
+
+
+def test_a_job_without_registered_models_stays_as_it_is(place):
+    job = read_job(write(BUILTIN), data_dir=None).job
+    assert pinned(job, from_environment()) is job
+    assert fetched(job, from_environment(), place) is job

@@ -24,7 +24,8 @@ from gpt2cls.model.gpt2 import GPT2Backbone
 LOGITS_ON_CPU = 2**22
 LOGITS_ON_GPU = 2**28
 """Numbers of a chunk's logits, at most."""
-_FEWEST_TOKENS = 16
+FEWEST_TOKENS = 256
+"""Of a chunk, however large the vocabulary: the table and its gradient pass through once a chunk."""
 
 
 class LanguageModel(nn.Module):
@@ -110,7 +111,7 @@ def _losses(
     dtype = _product_type(hidden_ND)
     table = table_VD.to(dtype)
     at_once = LOGITS_ON_CPU if hidden_ND.device.type == "cpu" else LOGITS_ON_GPU
-    size = max(at_once // len(table_VD), _FEWEST_TOKENS)
+    size = max(at_once // len(table_VD), FEWEST_TOKENS)
     for start in range(0, len(hidden_ND), size):
         here = slice(start, start + size)
         with torch.autocast(hidden_ND.device.type, enabled=False):

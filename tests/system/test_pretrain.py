@@ -108,9 +108,9 @@ def test_the_folder_is_a_backbone_too_and_learning_goes_on_from_it(
 
 
 def test_a_killed_job_that_is_resumed_ends_with_the_weights_of_an_undisturbed_one(
-    commands: Commands, done: dict[str, Any]
+    commands: Commands,
 ) -> None:
-    train = {"epochs": 10, "checkpoint_every": "10 steps", "eval_every": "50 steps"}
+    train = {"epochs": 8, "checkpoint_every": "10 steps", "eval_every": "50 steps"}
     job = pretrain_job(commands, "long", train=train)
     undisturbed = commands.json("run", job)
     with commands.started("run", job) as process:
