@@ -36,7 +36,8 @@ def write(text):
 BUILTIN = HEAD.replace("texts", "bbc-news")
 TABLE = [
     ("a label", "data: {train: bbc-news, label: topic}", "data.label", "topic", "data has train"),
-    ("a test split", "data: {train: bbc-news, test: 0.1}", "data.test", 0.1, "train, validation, text, max_length"),
+    ("a test split", "data: {train: bbc-news, test: 0.1}", "data.test", 0.1,
+     "train, validation, text, max_length"),
     ("a pooling", "model: {pooling: mean}", "model.pooling", "mean", "model has backbone"),
     ("a head", "model: {head: linear}", "model.head", "linear", "model has backbone"),
     ("a frozen layer", "train: {freeze: top:1}", "train.freeze", "top:1", "none"),

@@ -25,7 +25,7 @@ LOGITS_ON_CPU = 2**22
 LOGITS_ON_GPU = 2**28
 """Numbers of a chunk's logits, at most."""
 FEWEST_TOKENS = 256
-"""Of a chunk, however large the vocabulary: the table and its gradient pass through once a chunk."""
+"""Of a chunk, however large the vocabulary: each passes once over the table and its gradient."""
 
 
 class LanguageModel(nn.Module):
