@@ -68,6 +68,9 @@ def payload_of(data, job_dir, *, objective="causal", dropout=0.0, more=None, **t
 @pytest.mark.parametrize("objective", ["causal", "backward"])
 def test_what_can_be_predicted_is_learned_in_either_direction(data, tmp_path, objective):
     assert run_rank(payload_of(data, tmp_path, objective=objective, epochs=8)) == "finished"
+    # A new model guesses, and the loss of a step is that of a token.
+    first = events_of(tmp_path, "step")[0]["metrics"]["train/loss"]
+    assert first == pytest.approx(math.log(data["vocab_size"]), abs=0.2)
     evaluations = [event["metrics"] for event in events_of(tmp_path, "eval")]
     assert list(evaluations[0]) == NAMES
     # After the first word of a text all that follows is certain: far below log(290) = 5.7.
@@ -170,3 +173,8 @@ def test_two_ranks_learn_and_measure_what_one_does(data, tmp_path):
         events_of(tmp_path / job, "eval")[-1]["metrics"]["eval/loss"] for job in ("alone", "two")
     )
     assert other == pytest.approx(one, abs=1e-3)
+
+
+def test_what_a_rank_is_told_survives_json(data, tmp_path):
+    payload = payload_of(data, tmp_path, objective="backward")
+    assert RankPayload.model_validate(payload.model_dump(mode="json")) == payload
