@@ -75,7 +75,7 @@ def next_token_loss(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor) -> T
 class _NextTokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor) -> Tensor:
-        grad_ND, grad_VD = torch.empty_like(hidden_ND), torch.zeros_like(table_VD)
+        grad_ND, grad_VD = torch.empty_like(hidden_ND), None
         table = table_VD.to(_product_type(hidden_ND))
         loss = torch.zeros((), dtype=_loss_type(hidden_ND), device=hidden_ND.device)
         for here, log_probs_CV, losses_C, targets_C in _losses(hidden_ND, table_VD, targets_N):
@@ -90,18 +90,22 @@ class _NextTokenLoss(torch.autograd.Function):
             with torch.autocast(hidden_ND.device.type, enabled=False):
                 grad_ND[here] = (slope_CV @ table).mul_(has_target_C1)
                 counted_CD = (hidden_ND[here] * has_target_C1).to(table.dtype)
-                if table.dtype == grad_VD.dtype:
+                if grad_VD is None:
+                    grad_VD = (slope_CV.t() @ counted_CD).to(table_VD.dtype)
+                elif table.dtype == grad_VD.dtype:
                     grad_VD.addmm_(slope_CV.t(), counted_CD)
                 else:
                     grad_VD += slope_CV.t() @ counted_CD
-        ctx.save_for_backward(grad_ND, grad_VD)
+        ctx.grads = grad_ND, grad_VD
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_ND, grad_VD = ctx.saved_tensors
-        return grad_ND * grad, grad_VD * grad, None
+        # In place: the table's is the largest tensor of all. So there is no second backward().
+        grad_ND, grad_VD = ctx.grads
+        ctx.grads = None
+        return grad_ND.mul_(grad), grad_VD.mul_(grad), None
 
 
 def _losses(
