@@ -88,7 +88,7 @@ def test_a_server_that_died_is_started_again_at_the_same_address(home):
 def test_after_stopping_nothing_runs_and_stopping_again_is_no_fault(home):
     server = ensure_server(home)
     assert stop_server(home)
-    assert not is_alive(server.pid, server.started_unix_s)
+    assert not is_alive(server.pid, server.birth)
     assert not answers(server.uri)
     assert not stop_server(home)
     again = ensure_server(home)
@@ -98,13 +98,13 @@ def test_after_stopping_nothing_runs_and_stopping_again_is_no_fault(home):
 
 def test_a_server_that_nobody_asks_leaves(home):
     server = ensure_server(home, idle_s=1.0)
-    wait_until(lambda: not is_alive(server.pid, server.started_unix_s))
+    wait_until(lambda: not is_alive(server.pid, server.birth))
 
 
 def test_a_server_whose_folder_was_deleted_leaves(home):
     server = ensure_server(home)
     service_of(home).record.unlink()
-    wait_until(lambda: not is_alive(server.pid, server.started_unix_s))
+    wait_until(lambda: not is_alive(server.pid, server.birth))
 
 
 def test_a_server_that_cannot_start_is_named_with_its_log(home):
