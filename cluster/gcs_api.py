@@ -8,7 +8,7 @@ import grpc
 
 from cluster.ray_api import RayUnreachableError
 
-_TIMEOUT_S = 2.0
+_TIMEOUT_S = 1.0
 
 
 class GcsApi:

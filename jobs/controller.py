@@ -158,8 +158,8 @@ class Controller:
             self._end(job, attempt, seen, verdict)
             return
         self._note_reach(job, view)
-        if seen.ray is not None:
-            self.lookout.gcs_address = gcs_address_of(self._folder(attempt))
+        if seen.ray is not None and (address := gcs_address_of(self._folder(attempt))):
+            self.lookout.gcs_address = address
         if self.is_draining and job.wish is None:
             self._wish_to_leave(job, "preempt", _SHUT_DOWN)
         elif view is not None and seen.ray is None and not seen.is_alive:

@@ -9,6 +9,7 @@ from cluster.ray_api import RayApi, RayJob, RayUnreachableError
 from jobs.clock import SteadyClock
 from jobs.schedule import Node
 
+_ASK_AGAIN_S = 30.0  # a control service that may not be reached from here at all
 LOOK_WITHIN_S = 2.0
 """Longer than a healthy cluster needs; the holder of the lease must go on beating."""
 
@@ -35,6 +36,7 @@ class Lookout:
     def __init__(self, clock: SteadyClock) -> None:
         self._clock = clock
         self._gcs: GcsApi | None = None
+        self._gcs_away_until_unix_s = 0.0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._asked: tuple[RayApi, Future[ClusterView]] | None = None
 
@@ -65,14 +67,16 @@ class Lookout:
 
     def _draining(self, token: str | None) -> Set[str]:
         """None of them where it cannot be known: then they are lost like any other node."""
-        address = self.gcs_address
-        if address is None:
+        if self.gcs_address is None:
             return frozenset()
-        if self._gcs is None or self._gcs.address != address:
+        if self._gcs is None or self._gcs.address != self.gcs_address:
             if self._gcs is not None:
                 self._gcs.close()
-            self._gcs = GcsApi(address, token)
+            self._gcs, self._gcs_away_until_unix_s = GcsApi(self.gcs_address, token), 0.0
+        if self._clock.unix_s() < self._gcs_away_until_unix_s:
+            return frozenset()
         try:
             return self._gcs.draining_nodes()
         except RayUnreachableError:
+            self._gcs_away_until_unix_s = self._clock.unix_s() + _ASK_AGAIN_S
             return frozenset()

@@ -15,11 +15,8 @@ from rich.text import Text
 from jobs.joblog import JobLog
 
 _POLL_S = 0.25
-_SHOWN = (
-    *("eval/accuracy", "eval/macro_f1", "eval/micro_f1"),
-    *("eval/perplexity", "eval/bits_per_byte"),
-)
-"""Of an evaluation, those that it has."""
+_OF_LABELS = ("eval/accuracy", "eval/macro_f1", "eval/micro_f1")
+_OF_TEXTS = ("eval/perplexity", "eval/bits_per_byte")
 _PLAIN_EVERY_S = 2.0
 _SPEED_STEPS = 20
 """Texts differ in length, so the speed of one step alone says little."""
@@ -91,7 +88,7 @@ class Progress:
                 f"training {begin}: {self.num_steps} steps, {event['precision']} ({event['why']})"
             )
         if kind == "eval":
-            shown = ("eval/loss", *_SHOWN)
+            shown = ("eval/loss", *_OF_LABELS, *_OF_TEXTS)
             words = "  ".join(f"{k[5:]} {metrics[k]:.4f}" for k in shown if k in metrics)
             if "eval/accuracy" in metrics:
                 self.validation = f"  val accuracy {metrics['eval/accuracy']:.2f}"

@@ -557,6 +557,29 @@ def test_a_node_that_goes_takes_along_the_jobs_whose_workers_are_on_it_and_no_ot
     assert world.states(one, other) == ["STOPPING", "RUNNING"]
 
 
+def test_an_attempt_that_has_not_begun_makes_nobody_forget_where_to_ask(world, gcs):
+    controller = world.controller()
+    job_id, begun = world.running(controller), world.submit()
+    world.round(controller, times=2)
+    assert world.state(begun) == "STARTING"
+    gcs.draining = ["ab" * 28]
+    world.round(controller, times=3)
+    assert world.state(job_id) == "STOPPING"
+
+
+def test_a_control_service_that_was_away_is_asked_again_after_a_while(world, gcs):
+    controller = world.controller()
+    job_id = world.running(controller)
+    gcs.token, token = "another", gcs.token
+    gcs.draining = ["ab" * 28]
+    world.round(controller, times=2)
+    gcs.token = token
+    world.round(controller, times=2)
+    assert world.state(job_id) == "RUNNING"
+    world.round(controller, times=3, passed_s=31)
+    assert world.state(job_id) == "STOPPING"
+
+
 def test_a_control_service_that_does_not_answer_ends_no_job(world, gcs):
     controller = world.controller()
     job_id = world.running(controller)
