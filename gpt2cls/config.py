@@ -53,14 +53,18 @@ class DataConfig(Block):
     """Tokens; the rest of a text is cut off."""
 
 
+_Source = Annotated[str, Field(min_length=1)]
+Sources = _Source | Annotated[tuple[_Source, ...], Strict(False), Field(min_length=1)]
+
+
 class CorpusConfig(Block):
     """Where texts without labels come from."""
 
-    train: str = Field(min_length=1)
+    train: Sources
     """Text files (a .txt file, a glob, a folder of them: each file is one text), or a source as
-    finetune has it, whose labels are not read."""
-    validation: Share | str = 0.1
-    """A share of the texts of train (seeded), or a source of its own."""
+    finetune has it, whose labels are not read; or a list of such sources."""
+    validation: Share | Sources = 0.1
+    """A share of the texts of train (seeded), or sources of their own."""
     text: str = Field("text", min_length=1)
     """The column of the text; text files have none."""
     max_length: int = Field(512, ge=2, le=131_072)

@@ -174,14 +174,18 @@ def _ends_of_space(job: SweepJob, tree: Tree) -> Iterator[Problem]:
         yield must_be(tree, path, value, allowed)
 
 
-def _texts(tree: Tree, paths: Sequence[Path_]) -> Iterator[tuple[Path_, dict[str, Any], str]]:
-    """Each text at one of the paths, with the block that holds it."""
+def _texts(tree: Tree, paths: Sequence[Path_]) -> Iterator[tuple[Path_, Any, str]]:
+    """Each text at one of the paths, or in a list there, with the block or list that holds it."""
     for path in paths:
         block: Any = tree.values
         for part in path[:-1]:
             block = block.get(part) if isinstance(block, dict) else None
-        if isinstance(block, dict) and isinstance(value := block.get(path[-1]), str):
+        value = block.get(path[-1]) if isinstance(block, dict) else None
+        if isinstance(value, str):
             yield path, block, value
+        elif isinstance(value, list):
+            of_list = ((i, text) for i, text in enumerate(value) if isinstance(text, str))
+            yield from (((*path, i), value, text) for i, text in of_list)
 
 
 def _expand(tree: Tree, data_dir: Path | None) -> list[Problem]:
@@ -194,7 +198,7 @@ def _expand(tree: Tree, data_dir: Path | None) -> list[Problem]:
             words = "a path without ${GPT2CLS_DATA}, or set that environment variable to a folder"
             missing.append(must_be(tree, path, value, words))
         else:
-            block[str(path[-1])] = f"{data_dir}{value.removeprefix(DATA_VARIABLE)}"
+            block[path[-1]] = f"{data_dir}{value.removeprefix(DATA_VARIABLE)}"
     return missing
 
 

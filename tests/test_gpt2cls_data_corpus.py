@@ -90,3 +90,10 @@ def test_a_folder_of_empty_texts_is_refused(tmp_path):
 def test_a_folder_with_other_files_is_no_folder_of_texts(folder):
     (folder / "books" / "cover.png").touch()
     assert "one folder per class" in check_corpus_exists("books", base_dir=folder)
+
+
+def test_sources_of_a_list_are_read_one_after_another(folder):
+    found = corpus(folder, ["one.txt.gz", "books"], validation=["books/3.txt", "books/4.txt"])
+    assert texts(found.train)[:2] == ["the only text", "book 0\nöäü"]
+    assert len(found.train) == 11
+    assert texts(found.validation) == ["book 3\nöäü", "book 4\nöäü"]

@@ -147,3 +147,16 @@ def test_a_job_without_registered_models_stays_as_it_is(place):
     job = read_job(write(BUILTIN), data_dir=None).job
     assert pinned(job, from_environment()) is job
     assert fetched(job, from_environment(), place) is job
+
+
+def test_a_list_of_sources_is_completed_and_each_that_is_missing_is_named(place):
+    (place / "a.txt").write_text("words")
+    data = "data: {train: [a.txt, '${GPT2CLS_DATA}/b.txt', c.txt], validation: [d.txt]}"
+    file = write(HEAD.replace("data: {train: texts}", data))
+    job = read_job(file, data_dir=place, needs_data=False)
+    assert job.job.data.train == ("a.txt", f"{place}/b.txt", "c.txt")
+    assert [problem.field for problem in job.missing] == [
+        "data.train[1]",
+        "data.train[2]",
+        "data.validation[0]",
+    ]

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gpt2cls.config import CorpusConfig
+from gpt2cls.config import CorpusConfig, Sources
 from gpt2cls.data.keys import fingerprint
 from gpt2cls.data.locate import text_files
 from gpt2cls.data.prepare import choose, kept, with_keys
-from gpt2cls.data.rows import Columns, Rows
+from gpt2cls.data.rows import Columns, Rows, join_rows
 from gpt2cls.data.sources import read_source
 from gpt2cls.data.splitting import hold_out
 from gpt2cls.data.tasks import Split
@@ -44,7 +44,7 @@ def read_corpus(config: CorpusConfig, *, base_dir: Path, seed: int) -> Corpus:
     """
     notes: list[str] = []
     train = _read(config.train, "train", config.text, base_dir, notes)
-    if isinstance(config.validation, str):
+    if not isinstance(config.validation, float):
         validation = _read(config.validation, "validation", config.text, base_dir, notes)
         _note_shared(train, validation, notes)
     else:
@@ -53,19 +53,24 @@ def read_corpus(config: CorpusConfig, *, base_dir: Path, seed: int) -> Corpus:
     return Corpus(train, validation, fingerprint([FINGERPRINT_FORMAT, *keys]), tuple(notes))
 
 
-def _read(source: str, name: str, column: str, base_dir: Path, notes: list[str]) -> Split:
-    if files := text_files(source, base_dir):
-        rows = read_text_files(files)
-    else:
-        rows = choose(read_source(source, Columns(column, None), base_dir=base_dir), name, source)
-    split = _split(rows)
+def _read(given: Sources, name: str, column: str, base_dir: Path, notes: list[str]) -> Split:
+    sources = (given,) if isinstance(given, str) else given
+    parts = [_rows_of(source, name, column, base_dir) for source in sources]
+    split = _split(join_rows(parts))
     is_empty = pc.equal(pc.utf8_length(split.texts), 0).to_numpy()
     if is_empty.all():
-        raise DataError(f"data.{name} = {source}: holds no text ({len(split):,} rows, all empty)")
+        shown = ", ".join(sources)
+        raise DataError(f"data.{name} = {shown}: holds no text ({len(split):,} rows, all empty)")
     if is_empty.any():
         notes.append(f"{name}: {int(is_empty.sum()):,} of {len(split):,} texts are empty; left out")
         split = kept(split, ~is_empty)
     return split
+
+
+def _rows_of(source: str, name: str, column: str, base_dir: Path) -> Rows:
+    if files := text_files(source, base_dir):
+        return read_text_files(files)
+    return choose(read_source(source, Columns(column, None), base_dir=base_dir), name, source)
 
 
 def _split(rows: Rows) -> Split:
