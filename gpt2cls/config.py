@@ -49,6 +49,9 @@ class DataConfig(Block):
     """The column of the label; one that holds lists makes the task multi-label."""
     separator: str | None = Field(None, min_length=1)
     """Splits the label column into several labels; a list column needs none."""
+    labelled: int | None = Field(None, ge=2, le=1_000_000_000)
+    """Rows of train whose labels are used (of every class its share, seeded); the texts of the
+    others are left to train.lm_epochs. None: all."""
     max_length: int = Field(512, ge=1, le=131_072)
     """Tokens; the rest of a text is cut off."""
 
@@ -149,10 +152,11 @@ class TrainConfig(Block):
     clip: Number | None = Field(1.0, gt=0)
     """Largest norm of the gradient; None: no clipping."""
     freeze: str = Field(
-        "none", pattern=r"^(none|head_only|last_layer|gradual|top:[1-9][0-9]{0,3})$"
+        "none", pattern=r"^(none|head_only|last_layer|gradual|chain_thaw|top:[1-9][0-9]{0,3})$"
     )
     """What stays as it is: all but pooling and head (head_only), all but the head (last_layer),
-    all below the k highest blocks (top:k); gradual thaws one group of layers per epoch."""
+    all below the k highest blocks (top:k); gradual thaws one group of layers more per epoch, from
+    the top; chain_thaw trains one group per epoch (the top, then from the bottom up), then all."""
     class_weights: (
         Literal["none", "balanced"] | dict[str, Annotated[Number, Field(ge=0, le=1e6)]]
     ) = "none"
@@ -160,7 +164,11 @@ class TrainConfig(Block):
     label_smoothing: Number = Field(0.0, ge=0, lt=1)
     """Share of the target that is spread over all classes."""
     lm_epochs: int = Field(0, ge=0, le=100_000)
-    """Epochs of language-model fine-tuning before the classifier."""
+    """Epochs of language-model fine-tuning on the training texts, before the classifier."""
+    lm_lr: Number | None = Field(None, gt=0, le=100)
+    """The highest learning rate of that; None: lr. All other settings are those of train."""
+    lm_weight: Number = Field(0.0, ge=0, le=100)
+    """What predicting a text's own tokens counts in the loss, beside its label (GPT's lambda)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the matrix products; weights stay fp32. auto: what the hardware computes natively."""
     seed: int = Field(0, ge=0, lt=2**32)
@@ -201,6 +209,10 @@ class PretrainConfig(TrainConfig):
     """There are no labels."""
     lm_epochs: int = Field(0, ge=0, le=0)
     """All epochs are of the language model."""
+    lm_lr: None = None
+    """The learning rate is lr."""
+    lm_weight: Number = Field(0.0, ge=0, le=0)
+    """There are no labels beside the texts."""
     early_stopping: LanguageStopping | None = None
     """None: train to the end."""
 

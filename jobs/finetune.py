@@ -18,12 +18,13 @@ from jobs.attempt import (
     read_data,
     run_attempt,
 )
-from jobs.backbones import fetched, pinned
+from jobs.backbones import pinned
 from jobs.inputs import payload_of, write_labels
 from jobs.plan import num_cores, threads_per_worker
 from jobs.spec import FinetuneJob
 from jobs.store import Store
 from jobs.training import ray_for, train
+from jobs.tune_language import with_ready_backbone
 
 
 def run_finetune(
@@ -96,7 +97,7 @@ def train_measure_register(attempt: Attempt, job: FinetuneJob, ready: Ready) -> 
     """The whole work of a finetune job, in the folder of the attempt."""
     tokens = encode_and_check(attempt, job, ready)
     payload = payload_of(
-        fetched(job, attempt.surroundings, attempt.base_dir),
+        with_ready_backbone(attempt, job, ready),
         ready.prepared,
         ready.tokenizer,
         tokens,

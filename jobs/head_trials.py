@@ -36,7 +36,7 @@ def are_heads_alone(job: SweepJob) -> bool:
         and freezes <= frozen
         and (job.model.pooling != "attention" or freezes == {"last_layer"})
         and job.train.precision != "fp16"
-        and not job.train.lm_epochs
+        and not job.train.lm_weight
         and set(space) <= fields_of_each_head()
     )
 

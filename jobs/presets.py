@@ -22,6 +22,23 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "weight_decay": 0.1,
         },
     },
+    # Howard and Ruder 2018: fine-tune the language model, then the classifier from the top down.
+    # Rates are for a GPT-2 and AdamW; the paper's 0.004 and 0.01 are for its LSTM.
+    "ulmfit": {
+        "model": {"pooling": "concat", "head": "linear", "dropout": 0.1, "temperature": 1.0},
+        "train": {
+            "epochs": 10,
+            "batch_size": 32,
+            "lr": 1.0e-3,
+            "layer_decay": 2.6,
+            "schedule": "slanted_triangular",
+            "warmup": 0.1,
+            "weight_decay": 0.01,
+            "freeze": "gradual",
+            "lm_epochs": 3,
+            "lm_lr": 5.0e-4,
+        },
+    },
 }
 
 

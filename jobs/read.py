@@ -33,7 +33,6 @@ _SOURCES: tuple[Path_, ...] = (
 )
 NOT_YET: tuple[tuple[Path_, Any, str], ...] = (
     (("model", "head"), ("adaptive", "encdec"), "linear, the one head of this version"),
-    (("train", "lm_epochs"), range(1, 100_001), "0: this version does not fine-tune the LM first"),
 )
 
 

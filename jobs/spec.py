@@ -90,7 +90,7 @@ class TrainingJob(Block):
     """What the job does."""
     name: JobName
     """Of the job, and of the MLflow experiment."""
-    preset: Literal["paper"] | None = None
+    preset: Literal["paper", "ulmfit"] | None = None
     """Fills fields of model and train: explicit > preset > default."""
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -145,10 +145,7 @@ class SweepJob(TrainingJob):
 
     def _faults(self) -> Iterator[Any]:
         yield from super()._faults()
-        for field in ("backbone", "tokenizer"):
-            if is_registered(value := getattr(self.model, field)):
-                words = "no registered model: a sweep of this version takes folders and names"
-                yield f"model.{field}", value, words
+        yield from _backbone_faults(self)
         yield from sweep_faults(self.search_space, self.search, self.fixed)
 
 
@@ -319,6 +316,9 @@ def _at(values: dict[str, Any], field: str) -> Any:
 def _training_faults(job: TrainingJob) -> Iterator[Fault]:
     yield from _worker_faults(job.train, job.cluster, "row")
     yield from _address_faults(job.model)
+    if job.train.lm_weight and job.train.freeze != "none":
+        words = f"none with train.lm_weight = {job.train.lm_weight:g}: all layers learn the texts"
+        yield "train.freeze", job.train.freeze, words
     stopping = job.train.early_stopping
     if stopping is not None and stopping.metric not in METRICS:
         yield "train.early_stopping.metric", stopping.metric, f"one of {', '.join(METRICS)}"
@@ -330,6 +330,24 @@ def _pretrain_faults(job: PretrainJob) -> Iterator[Fault]:
     if job.train.objective in ("masked", "joint"):
         words = "causal or backward: this version has no masked and no joint objective"
         yield "train.objective", job.train.objective, words
+
+
+_OF_LANGUAGE = ("model.backbone", "model.tokenizer", "data.max_length")
+
+
+def _backbone_faults(job: SweepJob) -> Iterator[Fault]:
+    space = job.search_space
+    for field in space:
+        path = ("space", field)
+        if field in ("train.lm_epochs", "train.lm_lr"):
+            yield path, field, "a field of the classifier: the language model is fine-tuned once"
+        elif field in _OF_LANGUAGE and job.train.lm_epochs:
+            words = f"outside the space, or train.lm_epochs = 0 in place of {job.train.lm_epochs}"
+            yield path, field, f"{words}: the language model is fine-tuned once, before the trials"
+        elif field in _OF_LANGUAGE[:2]:
+            for value in space[field].values:
+                if is_registered(value) and "@" in value:
+                    yield path, value, "a version, as models:/name/3: an alias may move"
 
 
 def _worker_faults(train: TrainConfig, cluster: ClusterConfig, unit: str) -> Iterator[Fault]:

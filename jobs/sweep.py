@@ -26,6 +26,7 @@ from jobs.attempt import (
     read_data,
     run_attempt,
 )
+from jobs.backbones import fetched, pinned
 from jobs.errors import JobFailed, JobStopped
 from jobs.inputs import tokenizer_of, write_labels
 from jobs.plan import (
@@ -49,6 +50,7 @@ from jobs.sweep_screen import SweepScreen
 from jobs.training import in_a_thread, ray_for, stop_on_signal
 from jobs.trial_keeper import TrialKeeper
 from jobs.trials import PAYLOAD_FILE, Trial, trial_dir
+from jobs.tune_language import with_ready_backbone
 from jobs.warm_start import earlier_trials
 
 _FLUSH_S = 30.0
@@ -70,6 +72,7 @@ def run_sweep(
     """
     refuse_if_never_fits(job, num_cores())
     watch = Stopwatch()
+    job = pinned(job, surroundings)
     with watch.stage("data"):
         ready = read_data(job, base_dir, surroundings)
     refuse_unmeasured(job, ready)
@@ -113,6 +116,7 @@ def attempt_sweep(
     trials: int | None = None,
 ) -> dict[str, Any]:
     """Begin a sweep that is written down, or go on with it."""
+    job = pinned(job, surroundings, surroundings.home.job_dir(job_id))
     extended = num_configurations(surroundings.home.job_dir(job_id))
     wanted = trials or extended or job.num_trials
     with ray_for(job.cluster, surroundings, is_needed=needs_ray(job)) as ray:
@@ -162,9 +166,12 @@ class Sweep:
         attempt = self.attempt
         encode_and_check(attempt, self.job, self.ready)
         labels = write_labels(self.ready.prepared, self.dir)
+        self.local = with_ready_backbone(attempt, self.job, self.ready)
         self.roster = self._roster()
         self.screen = SweepScreen(self.log, self.roster, self.search)
-        self.keeper = TrialKeeper(attempt, self.job, self.ready, labels, self.roster, self.screen)
+        self.keeper = TrialKeeper(
+            attempt, self.job, self.local, self.ready, labels, self.roster, self.screen
+        )
         plan = sweep_plan(self.job, num_cores())
         self.screen.begin(plan, self.space)
         for trial in self.roster.trials:
@@ -274,7 +281,7 @@ class Sweep:
         from gpt2cls.model.classifier import build_classifier
         from gpt2cls.training.freezing import ever_trainable
 
-        job, ready = self.job, self.ready
+        job, ready = self.local, self.ready
         model = build_classifier(
             job.model,
             ready.prepared.task,
@@ -307,7 +314,8 @@ class Sweep:
 
     def _tokenizer_of(self, job: FinetuneJob) -> Any:
         attempt = self.attempt
-        return tokenizer_of(job, self.ready.prepared, attempt.surroundings, attempt.base_dir)
+        local = fetched(job, attempt.surroundings, attempt.base_dir)
+        return tokenizer_of(local, self.ready.prepared, attempt.surroundings, attempt.base_dir)
 
     def _refit(
         self, job: FinetuneJob, payload: RankPayload, ready: Ready, best: Trial

@@ -10,6 +10,7 @@ from pathlib import Path
 from gpt2cls.errors import RequestError
 from gpt2cls.training.payload import RankPayload
 from jobs.attempt import Attempt, Ready
+from jobs.backbones import fetched
 from jobs.inputs import payload_of, tokenizer_of, tokens_of
 from jobs.job_folder import RESOLVED_FILE
 from jobs.plan import cpus_per_trial_worker
@@ -20,6 +21,7 @@ from jobs.spool import Spool, write_json
 from jobs.sweep_screen import SweepScreen
 from jobs.trial_job import trial_job
 from jobs.trials import CHANGES_FILE, PAYLOAD_FILE, Trial, child_id, trial_dir
+from jobs.tune_language import with_tuned
 
 
 class TrialKeeper:
@@ -29,12 +31,15 @@ class TrialKeeper:
         self,
         attempt: Attempt,
         job: SweepJob,
+        local: SweepJob,
         ready: Ready,
         labels: dict[str, Path],
         roster: Roster,
         screen: SweepScreen,
     ) -> None:
         self.attempt, self.job, self.ready, self.labels = attempt, job, ready, labels
+        self.local = local
+        """The job as ranks take it: its backbone is a folder here."""
         self.roster, self.screen = roster, screen
         self.dir, self.record, self.search = attempt.dir, attempt.record, job.search
         self.spools: dict[int, Spool] = {}
@@ -128,15 +133,19 @@ class TrialKeeper:
         """What the trial's process is told; tokens are made only where a trial needs other ones."""
         ready, attempt = self.ready, self.attempt
         tokenizer = ready.tokenizer
+        if self.job.train.lm_epochs:  # once for all of them, before the first
+            local = with_tuned(job, Path(self.local.model.backbone))
+        else:
+            local = fetched(job, attempt.surroundings, attempt.base_dir)
         if job.model.tokenizer != self.job.model.tokenizer or (
             job.model.backbone != self.job.model.backbone
         ):
-            tokenizer = tokenizer_of(job, ready.prepared, attempt.surroundings, attempt.base_dir)
+            tokenizer = tokenizer_of(local, ready.prepared, attempt.surroundings, attempt.base_dir)
         payload = payload_of(
-            job,
+            local,
             ready.prepared,
             tokenizer,
-            tokens_of(job, ready.prepared, tokenizer, attempt.surroundings),
+            tokens_of(local, ready.prepared, tokenizer, attempt.surroundings),
             self.labels,
             job_dir=trial_dir(self.dir, trial.number),
             base_dir=attempt.base_dir,

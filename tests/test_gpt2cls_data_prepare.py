@@ -44,6 +44,25 @@ def test_shares_of_test_and_validation_are_disjoint_and_complete(tmp_path):
     assert len(set.union(*parts)) == 200
 
 
+def test_labels_of_some_rows_are_used_and_the_texts_of_the_others_are_kept(tmp_path):
+    source = write_csv(tmp_path, ["a", "b", "b", "b"] * 100)
+    data = prepared(tmp_path, train=source, validation=0.25, labelled=40)
+    assert sorted(names(data, data.train)) == ["a"] * 10 + ["b"] * 30
+    assert (len(data.validation), len(data.unlabelled)) == (100, 260)
+    parts = [{*s.texts.to_pylist()} for s in (data.train, data.validation, data.unlabelled)]
+    assert len(set.union(*parts)) == 400
+    other = prepared(tmp_path, 1, train=source, validation=0.25, labelled=40)
+    assert not data.train.texts.equals(other.train.texts)
+    assert data.fingerprint != prepared(tmp_path, train=source, validation=0.25).fingerprint
+    assert prepared(tmp_path, train=source, labelled=9999).unlabelled is None
+
+
+def test_too_few_labels_for_the_classes_are_refused(tmp_path):
+    source = write_csv(tmp_path, [f"{i % 7}x" for i in range(140)])
+    with pytest.raises(DataError, match=r"data\.labelled = 5: not every one of 7 classes"):
+        prepared(tmp_path, train=source, labelled=5)
+
+
 def test_the_seed_alone_decides_the_split(tmp_path):
     source = write_csv(tmp_path, ["a", "b"] * 100)
     one, same, other = (prepared(tmp_path, seed, train=source) for seed in (1, 1, 2))

@@ -68,6 +68,11 @@ DEPTHS = {
     ("gradual", 1, "attention"): 3,
     ("gradual", 2, "last"): 2,
     ("gradual", 3, "last"): None,
+    ("chain_thaw", 0, "last"): "pooled",
+    ("chain_thaw", 1, "last"): None,
+    ("chain_thaw", 2, "last"): 2,
+    ("chain_thaw", 3, "last"): 3,
+    ("chain_thaw", 4, "last"): None,
 }
 
 
@@ -78,7 +83,9 @@ def test_nothing_changes_up_to(how, expected):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize(("freeze", "epoch"), [("head_only", 0), ("top:1", 0), ("gradual", 2)])
+@pytest.mark.parametrize(
+    ("freeze", "epoch"), [("head_only", 0), ("top:1", 0), ("gradual", 2), ("chain_thaw", 2)]
+)
 def test_a_step_from_what_was_kept_equals_one_from_tokens(tmp_path, pooling, freeze, epoch):
     model, depth = frozen_model(freeze, epoch, pooling=pooling)
     rows, chosen = tiny_rows(24), np.array([3, 17, 8, 22, 5, 0])

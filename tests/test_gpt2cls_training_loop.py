@@ -64,7 +64,7 @@ def test_two_runs_with_one_seed_end_bit_identical():
     assert_same_weights(states[0].model, states[1].model)
 
 
-@pytest.mark.parametrize("freeze", ["none", "gradual", "top:1", "head_only"])
+@pytest.mark.parametrize("freeze", ["none", "gradual", "chain_thaw", "top:1", "head_only"])
 def test_a_resumed_run_ends_with_the_same_weights_as_an_unbroken_one(freeze):
     config = tiny_config(epochs=3, freeze=freeze, checkpoint_every="5 steps")
     saved = {}

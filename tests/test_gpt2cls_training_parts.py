@@ -108,6 +108,10 @@ FREEZING = {
     ("gradual", 1): ["h.1", "head", "ln_f", "pooling"],
     ("gradual", 2): TINY_PARTS,
     ("gradual", 50): TINY_PARTS,
+    ("chain_thaw", 0): ["head", "pooling"],
+    ("chain_thaw", 1): ["h.0", "wpe", "wte"],
+    ("chain_thaw", 2): ["h.1", "ln_f"],
+    ("chain_thaw", 3): TINY_PARTS,
 }
 
 
@@ -119,6 +123,10 @@ def test_what_learns_is(how, expected):
 
 def test_a_scheme_that_unfreezes_no_further_needs_no_lower_weights():
     assert parts(ever_trainable(tiny_model(), "gradual", 2)) == ["h.1", "head", "ln_f"]
+
+
+def test_a_scheme_that_freezes_again_keeps_all_that_ever_learned():
+    assert parts(ever_trainable(tiny_model(), "chain_thaw", 2)) == ["h.0", "head", "wpe", "wte"]
 
 
 def test_twelve_blocks_are_four_groups_with_the_embeddings_in_the_lowest():

@@ -247,9 +247,9 @@ def test_several_labels_per_row_are_learned(data, tmp_path):
     [
         ({"early_stopping": EarlyStopping(metric="acuracy")}, "'acuracy'.*accuracy"),
         ({"class_weights": {"dry": 2.0}}, "'dry': no such label.*'cold'"),
-        ({"lm_epochs": 2}, "train.lm_epochs = 2"),
+        ({"lm_epochs": 2}, "train.lm_epochs = 2: a payload of its own"),
     ],
-    ids=["unknown metric", "unknown label", "not in this version"],
+    ids=["unknown metric", "unknown label", "another payload's"],
 )
 def test_settings_that_do_not_fit_the_data_are_refused_at_once(data, tmp_path, settings, words):
     with pytest.raises(RequestError, match=words):

@@ -118,8 +118,8 @@ TABLE = [
         [("register.gate.metric", 4, "log_loss", "accuracy")],
     ),
     ("a head to come", "model: {head: adaptive}", [("model.head", 4, "adaptive", "linear")]),
-    ("a stage to come", "train: {lm_epochs: 2}", [("train.lm_epochs", 4, 2, "0")]),
-    ("a preset to come", "preset: ulmfit", [("preset", 4, "ulmfit", "paper")]),
+    ("a rate of nothing", "train: {lm_epochs: 2, lm_lr: 0}", [("train.lm_lr", 4, 0, "above 0")]),
+    ("a preset to come", "preset: lccc", [("preset", 4, "lccc", "paper")]),
     ("a preset that is a number", "preset: 3", [("preset", 4, 3, "paper")]),
     (
         "many at once",

@@ -33,6 +33,8 @@ class Prepared:
     test: Split | None
     fingerprint: str
     """Of the texts and labels of all splits and their order."""
+    unlabelled: Split | None = None
+    """Training rows whose labels are not used; a language model learns from their texts."""
     notes: tuple[str, ...] = ()
     """Sentences on what was decided on the way."""
     problems: tuple[Problem, ...] = ()
@@ -86,8 +88,10 @@ def prepare(config: DataConfig, *, base_dir: Path, seed: int) -> Prepared:
                 f"{config.train} has its own validation split, which was not used: "
                 f"set data.validation to {config.train} to use it"
             )
-    splits = [split for split in (train, validation, test) if split is not None]
-    return Prepared(task, train, validation, test, _fingerprint(task, splits), *notes.said())
+    unlabelled, train = _limit(train, config.labelled, seed)
+    splits = [split for split in (train, validation, test, unlabelled) if split is not None]
+    name = _fingerprint(task, splits)
+    return Prepared(task, train, validation, test, name, unlabelled, *notes.said())
 
 
 def read_labelled(source: str, columns: LabelledColumns, task: Task, *, base_dir: Path) -> Split:
@@ -236,6 +240,25 @@ def _divide(split: Split, share: float, name: str, seed: tuple[int, int]) -> tup
             f"source for data.{name}"
         )
     return kept(split, is_held), kept(split, ~is_held)
+
+
+def _limit(train: Split, num_rows: int | None, seed: int) -> tuple[Split | None, Split]:
+    """The rows whose labels are not used, and those whose labels are."""
+    if num_rows is None or num_rows >= len(train):
+        return None, train
+    assert train.keys is not None
+    is_used = hold_out(train.keys, train.labels, num_rows / len(train), seed=(seed, 2))
+    used, num_classes = kept(train, is_used), _num_classes(train.labels)
+    if _num_classes(used.labels) < num_classes:
+        raise DataError(
+            f"data.labelled = {num_rows}: not every one of {num_classes} classes would have a row; "
+            "raise it"
+        )
+    return kept(train, ~is_used), used
+
+
+def _num_classes(labels: NDArray[Any]) -> int:
+    return len(np.unique(labels)) if labels.ndim == 1 else int(labels.any(axis=0).sum())
 
 
 def kept(split: Split, mask: NDArray[np.bool_]) -> Split:

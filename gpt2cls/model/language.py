@@ -58,7 +58,9 @@ class LanguageModel(nn.Module):
         return self.backbone.wte.weight
 
 
-def next_token_loss(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor) -> Tensor:
+def next_token_loss(
+    hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, weights_N: Tensor | None = None
+) -> Tensor:
     """The summed cross-entropy of `targets_N` under the logits hidden @ table^T, in float32.
 
     Products are made in the type of the autocast around the call, losses in float32. The
@@ -68,23 +70,32 @@ def next_token_loss(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor) -> T
         hidden_ND: what leaves the backbone.
         table_VD: the token embedding.
         targets_N: the right token of each place; where it is negative the loss is 0.
+        weights_N: what each place counts; None: all 1.
     """
-    return _NextTokenLoss.apply(hidden_ND, table_VD, targets_N)  # type: ignore[no-any-return, no-untyped-call]
+    return _NextTokenLoss.apply(hidden_ND, table_VD, targets_N, weights_N)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _NextTokenLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        table_VD: Tensor,
+        targets_N: Tensor,
+        weights_N: Tensor | None,
+    ) -> Tensor:
         grad_ND, grad_VD = torch.empty_like(hidden_ND), None
         table = table_VD.to(_product_type(hidden_ND))
         loss = torch.zeros((), dtype=_loss_type(hidden_ND), device=hidden_ND.device)
         for here, log_probs_CV, losses_C, targets_C in _losses(hidden_ND, table_VD, targets_N):
-            loss += losses_C.sum()
+            loss += losses_C.sum() if weights_N is None else losses_C @ weights_N[here]
             # The gradient of the logits: probabilities, less one at the target.
             slope_CV = log_probs_CV.exp_()
             slope_CV.scatter_add_(
                 1, targets_C.clamp(min=0)[:, None], slope_CV.new_full((len(targets_C), 1), -1.0)
             )
+            if weights_N is not None:
+                slope_CV *= weights_N[here][:, None]
             slope_CV = slope_CV.to(table.dtype)
             has_target_C1 = (targets_C >= 0)[:, None]
             with torch.autocast(hidden_ND.device.type, enabled=False):
@@ -101,11 +112,11 @@ class _NextTokenLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         # In place: the table's is the largest tensor of all. So there is no second backward().
         grad_ND, grad_VD = ctx.grads
         ctx.grads = None
-        return grad_ND.mul_(grad), grad_VD.mul_(grad), None
+        return grad_ND.mul_(grad), grad_VD.mul_(grad), None, None
 
 
 def _losses(

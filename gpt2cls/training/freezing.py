@@ -59,6 +59,11 @@ def _trainable_modules(model: nn.Module, freeze: str, epoch: int) -> list[nn.Mod
         if epoch + 1 >= len(groups):
             return [model]
         return [module for group in groups[-(epoch + 1) :] for module in group]
+    if freeze == "chain_thaw":
+        # Felbo et al. 2017, section 3.3: the new layers, then each group from the bottom, then all.
+        *groups, top_group = layer_groups(model)
+        in_turn = [top_group, *groups]
+        return in_turn[epoch] if epoch < len(in_turn) else [model]
     num_top = int(freeze.removeprefix("top:"))
     top = blocks_of(model)[1:][-num_top:]
     return [*(module for block in top for module in block), pooling, head]
@@ -66,7 +71,9 @@ def _trainable_modules(model: nn.Module, freeze: str, epoch: int) -> list[nn.Mod
 
 def ever_trainable(model: nn.Module, freeze: str, num_epochs: int) -> set[str]:
     """Names of the parameters that learn at some time: all that a checkpoint must hold."""
-    return trainable_names(model, freeze, num_epochs - 1)  # no scheme freezes again
+    if freeze == "chain_thaw":  # the one scheme that freezes again
+        return set().union(*(trainable_names(model, freeze, epoch) for epoch in range(num_epochs)))
+    return trainable_names(model, freeze, num_epochs - 1)
 
 
 def frozen_depth(model: nn.Module, names: set[str]) -> Depth | None:

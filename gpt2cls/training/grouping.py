@@ -37,6 +37,8 @@ def faults_alone(payload: RankPayload) -> list[str]:
         faults.append(f"model.head = {model.head}: must be linear")
     if train.precision == "fp16":
         faults.append("train.precision = fp16: must be bf16, fp32 or auto")
+    if train.lm_weight:
+        faults.append(f"train.lm_weight = {train.lm_weight:g}: must be 0")
     if train.lm_epochs:
         faults.append(f"train.lm_epochs = {train.lm_epochs}: must be 0")
     return faults

@@ -12,6 +12,7 @@ from gpt2cls.errors import RequestError
 from gpt2cls.model.classifier import Classifier, build_classifier
 from gpt2cls.model.gpt2 import GPT2Backbone
 from gpt2cls.model.vocabulary import keep_used_rows, used_tokens
+from gpt2cls.training.auxiliary import joint_loss
 from gpt2cls.training.classification import open_classification, selecting_metric
 from gpt2cls.training.compute import Compute
 from gpt2cls.training.features import kept_features
@@ -38,7 +39,9 @@ def learn_labels(
         ranks.device, model.backbone.width, payload.tokens_per_micro_batch, precision
     )
     names = ever_trainable(model, config.freeze, config.epochs)
-    if isinstance(model.backbone, GPT2Backbone) and "backbone.wte.weight" in names:
+    # The loss of a text is over the whole vocabulary.
+    may_shrink = "backbone.wte.weight" in names and not config.lm_weight
+    if may_shrink and isinstance(model.backbone, GPT2Backbone):
         keep_used_rows(model.backbone, _used_tokens(payload))
     data = open_classification(payload, task, Compute(ranks, precision, budget))
 
@@ -47,6 +50,9 @@ def learn_labels(
         name = payload.job_dir.name
         return kept_features(model, rows, cache_dir, data.compute, job=name, tell=tell, depth=depth)
 
+    loss_sum = data.objective.loss_sum
+    if config.lm_weight:
+        loss_sum = joint_loss(model, data.objective.loss_of_logits, config.lm_weight)
     phases = Phases(data, model, config.freeze, keep)
     return Subject(
         model=model,
@@ -55,7 +61,7 @@ def learn_labels(
         select_metric=selecting_metric(payload),
         compute=data.compute,
         data_of_step=phases.data_of_step,
-        loss_sum=data.objective.loss_sum,
+        loss_sum=loss_sum,
         evaluate=phases.evaluate,
     )
 
@@ -63,8 +69,8 @@ def learn_labels(
 def new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
     if payload.train.lm_epochs:
         raise RequestError(
-            f"train.lm_epochs = {payload.train.lm_epochs}: language-model fine-tuning is not in "
-            "this version; set it to 0"
+            f"train.lm_epochs = {payload.train.lm_epochs}: a payload of its own fine-tunes the "
+            "language model, before this one; set it to 0 here"
         )
     model = build_classifier(
         payload.model,

@@ -60,6 +60,9 @@ class RankPayload(BaseModel):
                 *("select_metric", "initial_loss_scale"),
             },
         )
+        for name, unset in (("lm_lr", None), ("lm_weight", 0.0)):  # likewise
+            if deciding["train"][name] == unset:
+                del deciding["train"][name]
         if self.objective != "labels":  # which older checkpoints do not know
             deciding["objective"] = self.objective
         deciding["tokens"] = [self.train_tokens.name, self.validation_tokens.name]

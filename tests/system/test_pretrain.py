@@ -98,6 +98,37 @@ def test_a_classifier_is_built_on_the_registered_version(
     assert (classifier / tokenizer).read_bytes() == (language / tokenizer).read_bytes()
 
 
+def test_the_trials_of_a_sweep_build_on_registered_versions_and_on_one_tuned_on_their_texts(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    job = {
+        "kind": "sweep",
+        "name": "on-versions",
+        "data": {"train": "rows.csv", "test": 0.2, "max_length": 16, "labelled": 16},
+        "model": {"backbone": "models:/language@champion", "pooling": "mean"},
+        "train": {"epochs": 2, "lr": 1e-2, "lm_epochs": 2, "lm_lr": 1e-3, "precision": "fp32"},
+        "space": {"train.freeze": {"choice": ["none", "head_only"]}},
+        "search": {"searcher": "grid", "scheduler": "none"},
+    }
+    path = commands.folder / "on-versions.yaml"
+    path.write_text(json.dumps(job))
+    ended = commands.json("run", str(path))
+    run = commands.mlflow().get_run(ended["run_id"])
+    assert run.data.params["model.backbone"] == "models:/language/1"
+    # Of 16 labels and 40 texts without: it knows the rows better than it did before.
+    assert run.data.metrics["lm/loss"] < done["validation"]["loss"]
+    tuned = [*(commands.home / "cache" / "languages").iterdir()]
+    assert len(tuned) == 1
+    again = commands.json("run", str(path), "-s", "train.lm_epochs=0")
+    assert "lm/loss" not in commands.mlflow().get_run(again["run_id"]).data.metrics
+    alone = job | {"kind": "finetune", "name": "on-versions-alone"}
+    del alone["space"], alone["search"]
+    path.write_text(json.dumps(alone))
+    single = commands.run("run", str(path))
+    assert "was fine-tuned on these texts before: used again" in single.stderr
+    assert len([*(commands.home / "cache" / "languages").iterdir()]) == 1
+
+
 def test_the_folder_is_a_backbone_too_and_learning_goes_on_from_it(
     commands: Commands, done: dict[str, Any]
 ) -> None:

@@ -1,0 +1,155 @@
+"""The language model below a classifier, fine-tuned on the job's own texts first.
+
+Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning", section 3.2. It is made once
+per weights, texts and settings, so the trials of a sweep and the repeats of a job share it.
+"""
+
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pyarrow as pa
+
+from gpt2cls.config import BUILTIN_SHAPES, ModelConfig
+from gpt2cls.data import cache
+from gpt2cls.data.tasks import Split
+from gpt2cls.data.token_stream import encode_stream
+from gpt2cls.errors import ModelError
+from gpt2cls.model.language_folder import LanguageInfo, read_language_info
+from gpt2cls.pretrained import find_pretrained, objective_of, weight_files
+from gpt2cls.training.payload import RankPayload
+from jobs.backbones import fetched
+from jobs.plan import num_cores, threads_per_worker
+from jobs.spec import FinetuneJob, SweepJob
+from jobs.training import train
+
+if TYPE_CHECKING:
+    from jobs.attempt import Attempt, Ready
+
+J = TypeVar("J", bound=FinetuneJob | SweepJob)
+
+PART = "language"
+"""Folder in the job's own: checkpoints and events of this stage."""
+
+
+def with_ready_backbone(attempt: "Attempt", job: J, ready: "Ready") -> J:
+    """The job as its ranks take it: its backbone is here, and fine-tuned if it asks for it."""
+    local = fetched(job, attempt.surroundings, attempt.base_dir)
+    if not job.train.lm_epochs:
+        return local
+    with attempt.watch.stage("language"):
+        return with_tuned(local, tuned_language(attempt, local, ready))
+
+
+def with_tuned(job: J, folder: Path) -> J:
+    """The job with a language model that was fine-tuned in the place of its backbone."""
+    model = job.model.model_copy(update={"backbone": str(folder)})
+    train = job.train.model_copy(update={"lm_epochs": 0, "lm_lr": None})
+    return job.model_copy(update={"model": model, "train": train})  # type: ignore[return-value]
+
+
+def tuned_language(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Ready") -> Path:
+    """The folder of the language model after `train.lm_epochs` epochs on the job's texts.
+
+    Args:
+        attempt: shows and records how it goes.
+        job: its `model.backbone` is a folder, a Hugging Face name or a built-in shape.
+        ready: its texts: those of the training rows, with and without labels.
+
+    Raises:
+        JobStopped: training was told to end; another call goes on with it.
+        ModelError: the backbone cannot be had, or is no GPT-2.
+    """
+    payload = _payload(attempt, job, ready)
+    folder = attempt.surroundings.home.cache / "languages" / _key(payload)
+    info = _read(folder)
+    if info is None:
+        payload.job_dir.mkdir(exist_ok=True)
+        attempt.log.say(f"fine-tuning the language model: {job.train.lm_epochs} epochs")
+        train(payload, job.cluster, attempt.ray, attempt.log)
+        # Not before: it imports torch, which the driver of ranks elsewhere does not need.
+        from jobs.publish_language import save_best
+
+        info = save_best(payload, ready.tokenizer, folder)
+        shutil.rmtree(payload.job_dir)
+    else:
+        attempt.log.say("the language model was fine-tuned on these texts before: used again")
+    words = ", ".join(f"{name} {value:.4f}" for name, value in info.metrics.items())
+    attempt.log.say(f"language model, held-out texts: {words}")
+    attempt.record.metrics(
+        {f"lm/{name}": value for name, value in info.metrics.items()}, step=info.step
+    )
+    return folder
+
+
+def _read(folder: Path) -> LanguageInfo | None:
+    try:
+        return read_language_info(folder)
+    except ModelError:  # not there, or not whole: it is made
+        return None
+
+
+def _payload(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Ready") -> RankPayload:
+    objective = _objective(job.model, attempt.base_dir)
+    data, cache_dir = ready.prepared, attempt.surroundings.home.cache
+    streams = [
+        encode_stream(texts, ready.tokenizer, backward=objective == "backward", cache_dir=cache_dir)
+        for texts in (_texts(data.train, data.unlabelled), _texts(data.validation))
+    ]
+    settings = {"epochs": job.train.lm_epochs, "lr": job.train.lm_lr or job.train.lr}
+    of_labels = {
+        "class_weights": "none",
+        "label_smoothing": 0.0,
+        "freeze": "none",
+        "lm_weight": 0.0,
+    }
+    rhythm = {"eval_every": "1 epoch", "early_stopping": None, "max_steps": None}
+    none_left = {"lm_epochs": 0, "lm_lr": None}
+    return RankPayload(
+        objective=objective,
+        model=job.model,
+        train=job.train.model_copy(update=settings | of_labels | rhythm | none_left),
+        job_dir=attempt.dir / PART,
+        train_tokens=streams[0],
+        validation_tokens=streams[1],
+        vocab_size=ready.tokenizer.vocab_size,
+        pad_id=ready.tokenizer.pad_id,
+        max_length=job.data.max_length,
+        base_dir=attempt.base_dir,
+        select_metric="loss",
+        threads=threads_per_worker(job.cluster, num_cores()),
+        device="cuda" if job.cluster.gpus_per_worker else "auto",
+    )
+
+
+def _objective(model: ModelConfig, base_dir: Path) -> str:
+    if model.backbone in BUILTIN_SHAPES:
+        return "causal"
+    found = find_pretrained(model.backbone, base_dir=base_dir, field="model.backbone")
+    return objective_of(found) or "causal"
+
+
+def _texts(*splits: Split | None) -> pa.ChunkedArray:
+    """All texts of the splits; the second ones of pairs as texts of their own."""
+    columns = [column for s in splits if s is not None for column in (s.texts, s.pairs)]
+    return pa.chunked_array(
+        [chunk for column in columns if column is not None for chunk in column.chunks],
+        type=pa.large_string(),
+    )
+
+
+def _key(payload: RankPayload) -> str:
+    """Of all that decides the weights; where the backbone lies is no part of it."""
+    model = payload.model.model_dump(mode="json", include={"backbone", "dropout"})
+    if payload.model.backbone not in BUILTIN_SHAPES:
+        folder = find_pretrained(
+            payload.model.backbone, base_dir=payload.base_dir, field="model.backbone"
+        )
+        model["backbone"] = [cache.sha256(file) for file in weight_files(folder)]
+    deciding = [
+        *(model, payload.train.model_dump(mode="json"), payload.objective, payload.max_length),
+        *(payload.train_tokens.name, payload.validation_tokens.name, payload.vocab_size),
+    ]
+    return sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:32]
