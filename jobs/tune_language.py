@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from gpt2cls.config import BUILTIN_SHAPES, ModelConfig
@@ -132,12 +133,20 @@ def _objective(model: ModelConfig, base_dir: Path) -> str:
 
 
 def _texts(*splits: Split | None) -> pa.ChunkedArray:
-    """All texts of the splits; the second ones of pairs as texts of their own."""
-    columns = [column for s in splits if s is not None for column in (s.texts, s.pairs)]
-    return pa.chunked_array(
-        [chunk for column in columns if column is not None for chunk in column.chunks],
-        type=pa.large_string(),
-    )
+    """All texts of the splits; the second ones of pairs as texts of their own.
+
+    In the order of their keys: so they are the same texts however many of them have labels.
+    """
+    found = [split for split in splits if split is not None]
+    keys = np.concatenate([split.keys for split in found if split.keys is not None])
+    order = pa.array(np.argsort(keys, kind="stable"))
+    columns = []
+    for name in ("texts", "pairs"):
+        parts = [part for split in found if (part := getattr(split, name)) is not None]
+        if parts:
+            whole = pa.chunked_array([c for part in parts for c in part.chunks], pa.large_string())
+            columns.append(whole.take(order))
+    return pa.chunked_array([c for col in columns for c in col.chunks], pa.large_string())
 
 
 def _key(payload: RankPayload) -> str:

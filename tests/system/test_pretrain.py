@@ -121,7 +121,9 @@ def test_the_trials_of_a_sweep_build_on_registered_versions_and_on_one_tuned_on_
     assert len(tuned) == 1
     again = commands.json("run", str(path), "-s", "train.lm_epochs=0")
     assert "lm/loss" not in commands.mlflow().get_run(again["run_id"]).data.metrics
+    # With other labels, but the same texts.
     alone = job | {"kind": "finetune", "name": "on-versions-alone"}
+    alone["data"] = {**job["data"], "labelled": 20}  # type: ignore[dict-item]
     del alone["space"], alone["search"]
     path.write_text(json.dumps(alone))
     single = commands.run("run", str(path))
