@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from gpt2cls.config import BUILTIN_SHAPES, ModelConfig
+from gpt2cls.config import BUILTIN_SHAPES
 from gpt2cls.data import cache
 from gpt2cls.data.tasks import Split
 from gpt2cls.data.token_stream import encode_stream
 from gpt2cls.errors import ModelError
 from gpt2cls.model.language_folder import LanguageInfo, read_language_info
-from gpt2cls.pretrained import find_pretrained, objective_of, weight_files
+from gpt2cls.pretrained import find_pretrained, weight_files
 from gpt2cls.training.payload import RankPayload
 from jobs.backbones import fetched
 from jobs.plan import num_cores, threads_per_worker
@@ -93,10 +93,10 @@ def _read(folder: Path) -> LanguageInfo | None:
 
 
 def _payload(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Ready") -> RankPayload:
-    objective = _objective(job.model, attempt.base_dir)
+    is_backward = ready.tokenizer.is_backward
     data, cache_dir = ready.prepared, attempt.surroundings.home.cache
     streams = [
-        encode_stream(texts, ready.tokenizer, backward=objective == "backward", cache_dir=cache_dir)
+        encode_stream(texts, ready.tokenizer, backward=is_backward, cache_dir=cache_dir)
         for texts in (_texts(data.train, data.unlabelled), _texts(data.validation))
     ]
     settings = {"epochs": job.train.lm_epochs, "lr": job.train.lm_lr or job.train.lr}
@@ -109,7 +109,7 @@ def _payload(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Ready") ->
     rhythm = {"eval_every": "1 epoch", "early_stopping": None, "max_steps": None}
     none_left = {"lm_epochs": 0, "lm_lr": None}
     return RankPayload(
-        objective=objective,
+        objective="backward" if is_backward else "causal",
         model=job.model,
         train=job.train.model_copy(update=settings | of_labels | rhythm | none_left),
         job_dir=attempt.dir / PART,
@@ -123,13 +123,6 @@ def _payload(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Ready") ->
         threads=threads_per_worker(job.cluster, num_cores()),
         device="cuda" if job.cluster.gpus_per_worker else "auto",
     )
-
-
-def _objective(model: ModelConfig, base_dir: Path) -> str:
-    if model.backbone in BUILTIN_SHAPES:
-        return "causal"
-    found = find_pretrained(model.backbone, base_dir=base_dir, field="model.backbone")
-    return objective_of(found) or "causal"
 
 
 def _texts(*splits: Split | None) -> pa.ChunkedArray:

@@ -10,6 +10,7 @@ import torch
 from gpt2cls.config import ModelConfig
 from gpt2cls.data.bpe import train_bpe
 from gpt2cls.data.tasks import Split, Task
+from gpt2cls.data.tokenizer import TextTokenizer, reads_backward
 from gpt2cls.data.tokenizer_source import get_tokenizer
 from gpt2cls.errors import ModelError
 from gpt2cls.model.classifier import build_classifier
@@ -83,10 +84,21 @@ def test_texts_longer_than_its_blocks_are_refused(tokenizer, tmp_path):
         classifier_on(tmp_path / "lm", max_length=17)
 
 
-def test_one_that_reads_backward_is_no_backbone_of_a_classifier(tokenizer, tmp_path):
+def test_a_classifier_on_one_that_reads_backward_is_given_texts_backward(tokenizer, tmp_path):
     saved(tokenizer, tmp_path / "lm", objective="backward")
-    with pytest.raises(ModelError, match="from right to left"):
-        classifier_on(tmp_path / "lm")
+    config = ModelConfig(backbone=str(tmp_path / "lm"))
+    split = Split(TEXTS, None, np.zeros(2, np.int64))
+    found = get_tokenizer(config, split, cache_dir=tmp_path, base_dir=Path())
+    text = TEXTS[0].as_py()
+    forward, cut = (tokenizer.encode([text], None, n)[0][0] for n in (99, 2))
+    assert len(forward) > 2
+    assert found.encode([text], None, 99)[0][0].tolist() == forward.tolist()[::-1]
+    assert found.encode([text], None, 2)[0][0].tolist() == cut.tolist()[::-1]
+    assert found.digest != tokenizer.digest
+    found.save(tmp_path / "kept")
+    assert TextTokenizer.load(tmp_path / "kept").digest == found.digest
+    assert reads_backward(tmp_path / "kept")
+    assert classifier_on(tmp_path / "lm").backbone.config.vocab_size == 270
 
 
 def test_one_that_reads_forward_does_not_go_on_backward(tokenizer, tmp_path):

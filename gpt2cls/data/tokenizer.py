@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from gpt2cls.errors import ModelError
-from gpt2cls.pretrained import read_json
+from gpt2cls.pretrained import objective_of, read_json
 
 FILE, META = "tokenizer.json", "tokenizer_meta.json"
 _BATCH_CHARS = 400_000
@@ -34,6 +34,9 @@ class TextTokenizer:
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     source: str = field(default="", compare=False)
+    is_backward: bool = False
+    """The ids between prefix and suffix stand in reverse, for a model that reads from right to
+    left; what is cut off is the same as of one that reads from left to right."""
 
     def __post_init__(self) -> None:
         # What a user's text says is text, also when it spells a special token.
@@ -112,6 +115,8 @@ class TextTokenizer:
             full = len(first) + 1 + len(second)
             keep_first, keep_second = longest_first(len(first), len(second), max(room - 1, 0))
             body = [*first[:keep_first], self.sep_id, *second[:keep_second]]
+        if self.is_backward:
+            body.reverse()
         ids = [*self.prefix, *body, *self.suffix] or [self.pad_id]
         full += len(self.prefix) + len(self.suffix)
         return np.array(ids, dtype=np.int64), max(full, 1)
@@ -122,6 +127,7 @@ class TextTokenizer:
             "sep_id": self.sep_id,
             "prefix": list(self.prefix),
             "suffix": list(self.suffix),
+            **({"is_backward": True} if self.is_backward else {}),
         }
 
     def save(self, folder: Path) -> None:
@@ -141,11 +147,20 @@ class TextTokenizer:
                 prefix=tuple(map(int, meta["prefix"])),
                 suffix=tuple(map(int, meta["suffix"])),
                 source=str(folder),
+                is_backward=meta.get("is_backward") is True,
             )
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(f"{folder / META}: not written by gpt2cls: {error!r}") from error
+
+
+def reads_backward(folder: Path) -> bool:
+    """Whether the model of a folder, a language model or a classifier, reads from right to left."""
+    objective = objective_of(folder)
+    if objective is None and (folder / META).is_file():
+        return read_json(folder / META).get("is_backward") is True
+    return objective == "backward"
 
 
 def longest_first(num_first: int, num_second: int, room: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Which tokenizer a model takes: the backbone's own, another folder's, or one trained here."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer
 from gpt2cls.config import BUILTIN_SHAPES, ModelConfig, TrainedTokenizer
 from gpt2cls.data.bpe import END, trained_tokenizer
 from gpt2cls.data.tasks import Split
-from gpt2cls.data.tokenizer import FILE, META, TextTokenizer, read_tokenizer
+from gpt2cls.data.tokenizer import FILE, META, TextTokenizer, read_tokenizer, reads_backward
 from gpt2cls.errors import ModelError
 from gpt2cls.pretrained import find_pretrained, read_json
 
@@ -31,7 +32,12 @@ def get_tokenizer(
         return trained_tokenizer(wanted.train, train, cache_dir)
     field_name = "model.backbone" if wanted is None else "model.tokenizer"
     folder = find_pretrained(wanted or model.backbone, base_dir=base_dir, field=field_name)
-    return tokenizer_of_folder(folder)
+    tokenizer = tokenizer_of_folder(folder)
+    if is_builtin:
+        return replace(tokenizer, is_backward=False)
+    # The weights say in which order they read, whoever made the tokenizer.
+    backbone = find_pretrained(model.backbone, base_dir=base_dir, field="model.backbone")
+    return replace(tokenizer, is_backward=reads_backward(backbone))
 
 
 def tokenizer_of_folder(folder: Path) -> TextTokenizer:

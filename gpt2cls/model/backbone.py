@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from gpt2cls.config import BUILTIN_SHAPES, ModelConfig
+from gpt2cls.data.tokenizer import reads_backward
 from gpt2cls.errors import ModelError
 from gpt2cls.model.gpt2 import GPT2Backbone, GPT2Config, init_gpt2
 from gpt2cls.model.gpt2_folder import is_our_gpt2, load_gpt2, save_gpt2
 from gpt2cls.pretrained import (
     OUR_FORMAT,
     find_pretrained,
-    objective_of,
     read_json,
     weight_files,
 )
@@ -101,7 +101,7 @@ def build_backbone(
     pad_id: int,
     max_length: int,
     base_dir: Path,
-    objective: str = "causal",
+    objective: str | None = None,
 ) -> Backbone:
     """The backbone that `model` names; a built-in shape draws from torch's global generator.
 
@@ -111,7 +111,7 @@ def build_backbone(
         pad_id: of the tokenizer.
         max_length: tokens of the longest text.
         base_dir: what a relative path is taken from.
-        objective: causal or backward: in which order it will be given tokens.
+        objective: causal or backward: in which order it will be given tokens; None: in its own.
 
     Raises:
         ModelError: it cannot be had, or `max_length` or the tokenizer do not fit it.
@@ -119,9 +119,10 @@ def build_backbone(
     if model.backbone in SHAPES:
         return _new_gpt2(model.backbone, vocab_size, max_length, model.dropout)
     folder = find_pretrained(model.backbone, base_dir=base_dir, field="model.backbone")
+    if objective is not None:
+        _refuse_other_direction(folder, model.backbone, objective)
     if (folder / OUR_FORMAT).is_file():
         folder = folder / "backbone"
-    _refuse_other_direction(folder, model.backbone, objective)
     backbone = load_backbone(folder, dropout=model.dropout, pad_id=pad_id)
     check_fits(
         backbone,
@@ -133,15 +134,12 @@ def build_backbone(
 
 
 def _refuse_other_direction(folder: Path, name: str, objective: str) -> None:
-    found = objective_of(folder) or "causal"
-    if found == objective:
-        return
-    if found == "backward":
-        words = "it was trained to read from right to left, and would be given texts from left to"
-        words += " right; give one whose train.objective was causal"
-    else:
-        words = "it was trained to read from left to right; set train.objective to causal"
-    raise ModelError(f"model.backbone = {name!r}: {words}")
+    found = "backward" if reads_backward(folder) else "causal"
+    if found != objective:
+        raise ModelError(
+            f"model.backbone = {name!r}: it was trained with train.objective = {found}, and would "
+            f"be given texts in the other order; set train.objective to {found}"
+        )
 
 
 def check_fits(backbone: Backbone, name: str, *, vocab_size: int, max_length: int) -> None:
