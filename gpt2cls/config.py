@@ -64,8 +64,8 @@ class CorpusConfig(Block):
     """Where texts without labels come from."""
 
     train: Sources
-    """Text files (a .txt file, a glob, a folder of them: each file is one text), or a source as
-    finetune has it, whose labels are not read; or a list of such sources."""
+    """Text files (a .txt file, a glob, a folder of them: each file is one text, or several if it is
+    very long), or a source as finetune has it, whose labels are not read; or a list of sources."""
     validation: Share | Sources = 0.1
     """A share of the texts of train (seeded), or sources of their own."""
     text: str = Field("text", min_length=1)

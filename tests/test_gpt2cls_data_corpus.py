@@ -6,6 +6,7 @@ import json
 import pytest
 
 from gpt2cls.config import CorpusConfig
+from gpt2cls.data import text_files
 from gpt2cls.data.corpus import read_corpus
 from gpt2cls.data.locate import check_corpus_exists
 from gpt2cls.errors import DataError
@@ -97,3 +98,24 @@ def test_sources_of_a_list_are_read_one_after_another(folder):
     assert texts(found.train)[:2] == ["the only text", "book 0\nöäü"]
     assert len(found.train) == 11
     assert texts(found.validation) == ["book 3\nöäü", "book 4\nöäü"]
+
+
+@pytest.mark.parametrize("name", ["large.txt", "large.txt.gz"])
+def test_a_corpus_in_one_large_file_is_several_texts_of_whole_lines(folder, name, monkeypatch):
+    monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 1000)
+    monkeypatch.setattr(text_files, "PART_BYTES", 300)
+    lines = [f"line {i} of öäü\n" for i in range(100)]
+    opener = gzip.open if name.endswith(".gz") else open
+    with opener(folder / name, "wb") as file:
+        file.write("".join(lines).encode())
+    found = corpus(folder, name, validation="books")
+    assert "".join(texts(found.train)) == "".join(lines)
+    assert len(found.train) > 3 and all(text.endswith("\n") for text in texts(found.train))
+    with opener(folder / name, "wb") as file:
+        file.write("".join(lines).encode() + b"\xff\n")
+    with pytest.raises(DataError, match=rf"{name}:101: byte 0xff"):
+        corpus(folder, name, validation="books")
+    with opener(folder / name, "wb") as file:
+        file.write("".join(lines).encode() + b"x" * 2000)
+    with pytest.raises(DataError, match=rf"{name}:101: longer than"):
+        corpus(folder, name, validation="books")

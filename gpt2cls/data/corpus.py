@@ -16,7 +16,7 @@ from gpt2cls.data.rows import Columns, Rows, join_rows
 from gpt2cls.data.sources import read_source
 from gpt2cls.data.splitting import hold_out
 from gpt2cls.data.tasks import Split
-from gpt2cls.data.text_files import read_text_files
+from gpt2cls.data.text_files import read_corpus_files
 from gpt2cls.errors import DataError
 
 FINGERPRINT_FORMAT = b"gpt2cls corpus 1"
@@ -69,7 +69,7 @@ def _read(given: Sources, name: str, column: str, base_dir: Path, notes: list[st
 
 def _rows_of(source: str, name: str, column: str, base_dir: Path) -> Rows:
     if files := text_files(source, base_dir):
-        return read_text_files(files)
+        return read_corpus_files(files)
     return choose(read_source(source, Columns(column, None), base_dir=base_dir), name, source)
 
 

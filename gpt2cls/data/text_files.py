@@ -11,12 +11,15 @@ from typing import Any
 import pyarrow as pa
 
 from gpt2cls.data.locate import class_folders
-from gpt2cls.data.rows import Origin, Place, Rows
+from gpt2cls.data.rows import Origin, Place, Rows, join_rows
 from gpt2cls.errors import DataError
 
 MAX_TEXT_BYTES = 2**24
 """A longer text would be cut to a ten-thousandth of itself anyway."""
 CHUNK_BYTES = 2**26
+PART_BYTES = MAX_TEXT_BYTES
+"""Of a corpus in one large file: about as much of it is one text."""
+_TOO_LONG = f"longer than {MAX_TEXT_BYTES:,} bytes, too long for one text"
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -61,7 +64,53 @@ def read_text_files(files: Sequence[tuple[str, Path]], fallback: str | None = No
     return Rows(pa.chunked_array(chunks), None, None, Origin(places))
 
 
-def decode(data: bytes, where: str, *, fallback: str | None = None) -> str:
+def read_corpus_files(files: Sequence[tuple[str, Path]]) -> Rows:
+    """As `read_text_files`, but a file too long for one text is several, each of whole lines.
+
+    Only as much of such a file is held at a time as becomes one text, and what was made of it.
+
+    Raises:
+        DataError: a file cannot be read as text, or has a line that is too long for one text.
+    """
+    return join_rows([_in_parts(*file) if _is_long(file[1]) else read_text_files([file])
+                      for file in files])  # fmt: skip
+
+
+def _is_long(file: Path) -> bool:
+    return file.suffix == ".gz" or file.stat().st_size > MAX_TEXT_BYTES
+
+
+def _in_parts(shown: str, file: Path) -> Rows:
+    opener: Any = gzip.open if file.suffix == ".gz" else open
+    parts, held, size, num_lines = [], [], 0, 0
+    try:
+        with opener(file, "rb") as opened:
+            while line := opened.readline(MAX_TEXT_BYTES + 1):
+                if not num_lines and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    words = "UTF-16, which long files cannot be: iconv -f utf-16 -t utf-8"
+                    raise DataError(f"{shown}: {words} OLD > NEW")
+                if len(line) > MAX_TEXT_BYTES:
+                    raise DataError(f"{shown}:{num_lines + 1}: {_TOO_LONG}")
+                held.append(line)
+                size += len(line)
+                num_lines += 1
+                if size >= PART_BYTES:
+                    parts.append(_part(held, shown, num_lines))
+                    held, size = [], 0
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{shown}: cannot be read: {error}") from error
+    if held or not parts:
+        parts.append(_part(held, shown, num_lines))
+    place = Place(shown, len(parts), is_one_row=len(parts) == 1)
+    return Rows(pa.chunked_array(parts), None, None, Origin([place]))
+
+
+def _part(lines: list[bytes], shown: str, num_lines: int) -> pa.Array:
+    text = decode(b"".join(lines), shown, first_line=num_lines - len(lines) + 1)
+    return pa.array([text], pa.large_string())
+
+
+def decode(data: bytes, where: str, *, fallback: str | None = None, first_line: int = 1) -> str:
     """The text that UTF-8 or (with a byte order mark) UTF-16 bytes stand for.
 
     Raises:
@@ -73,13 +122,13 @@ def decode(data: bytes, where: str, *, fallback: str | None = None) -> str:
     except UnicodeDecodeError as error:
         if fallback is not None:
             return data.decode(fallback)
-        line = data.count(b"\n", 0, error.start) + 1
+        line = data.count(b"\n", 0, error.start) + first_line
         raise DataError(
             f"{where}:{line}: byte 0x{data[error.start]:02x} is not {encoding}. If the text is "
             "Latin-1, convert it: iconv -f latin1 -t utf-8 OLD > NEW"
         ) from error
     if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
+        line = text.count("\n", 0, text.index("\0")) + first_line
         raise DataError(
             f"{where}:{line}: a NUL character, which is not text. Remove it; if the file is UTF-16 "
             "without a byte order mark, convert it: iconv -f utf-16le -t utf-8 OLD > NEW"
@@ -107,7 +156,6 @@ def _content(file: Path, shown: str) -> bytes:
         raise DataError(f"{shown}: cannot be read: {error}") from error
     if len(data) > MAX_TEXT_BYTES:
         raise DataError(
-            f"{shown}: longer than {MAX_TEXT_BYTES:,} bytes, too long for one text; a file with a "
-            "text in each row needs an ending such as .csv"
+            f"{shown}: {_TOO_LONG}; a file with a text in each row needs an ending such as .csv"
         )
     return data
