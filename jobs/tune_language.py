@@ -69,7 +69,9 @@ def tuned_language(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Read
     if info is None:
         payload.job_dir.mkdir(exist_ok=True)
         attempt.log.say(f"fine-tuning the language model: {job.train.lm_epochs} epochs")
-        train(payload, job.cluster, attempt.ray, attempt.log)
+        # A sweep has a Ray for its trials, also where each has one worker.
+        ray = None if job.cluster.workers == 1 else attempt.ray
+        train(payload, job.cluster, ray, attempt.log)
         # Not before: it imports torch, which the driver of ranks elsewhere does not need.
         from jobs.publish_language import save_best
 
