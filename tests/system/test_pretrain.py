@@ -140,7 +140,7 @@ def test_the_folder_is_a_backbone_too_and_learning_goes_on_from_it(
     assert more["validation"]["loss"] == pytest.approx(done["validation"]["loss"], abs=0.05)
 
 
-def test_a_killed_job_that_is_resumed_ends_with_the_weights_of_an_undisturbed_one(
+def test_a_job_killed_twice_ends_with_the_weights_of_an_undisturbed_one(
     commands: Commands,
 ) -> None:
     train = {"epochs": 8, "checkpoint_every": "10 steps", "eval_every": "50 steps"}
@@ -150,8 +150,12 @@ def test_a_killed_job_that_is_resumed_ends_with_the_weights_of_an_undisturbed_on
         folder = commands.wait_for_step(25, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
+    with commands.started("resume", folder.name) as process:
+        commands.wait_for_step(45, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     num_steps = last_step(Path(undisturbed["folder"]).parent / "events.jsonl")
-    assert 25 <= last_step(folder / "events.jsonl") < num_steps
+    assert 45 <= last_step(folder / "events.jsonl") < num_steps
     resumed = commands.json("resume", folder.name)
     assert resumed["validation"] == undisturbed["validation"]
     files = [Path(d["folder"]) / "model.safetensors" for d in (resumed, undisturbed)]
