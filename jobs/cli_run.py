@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Surroundings, from_environment, refuse_if_unwritable
-from jobs.cli_use import refuse_early, show_evaluated, show_predicted
+from jobs.cli_use import refuse_early, show_evaluated, show_predicted, show_prepared
 from jobs.console import Answer, messages
 from jobs.verb import Debug, JobPath, Json, Settings, verb
 
@@ -32,7 +32,15 @@ def _run(
     file: "JobFile", surroundings: Surroundings
 ) -> tuple[dict[str, Any], Callable[[dict[str, Any], "Console"], None]]:
     """Hand the job to the driver of its kind; its document, and how to show it."""
-    from jobs.spec import EvaluateJob, FinetuneJob, PipelineJob, PretrainJob, SweepJob
+    from jobs.spec import (
+        EvaluateJob,
+        FinetuneJob,
+        PipelineJob,
+        PredictJob,
+        PrepareJob,
+        PretrainJob,
+        SweepJob,
+    )
 
     job, base_dir, say = file.job, file.base_dir, messages()
     if isinstance(job, FinetuneJob | PretrainJob):
@@ -57,6 +65,11 @@ def _run(
 
         document = run_pipeline(file.text, job, base_dir, surroundings, say)
         return document, show_pipeline
+    if isinstance(job, PrepareJob):
+        from jobs.prepare import run_prepare
+
+        return run_prepare(job, base_dir=base_dir, console=say), show_prepared
+    assert isinstance(job, PredictJob)
     refuse_early(job.model, base_dir, file=job.input, output=job.output)
 
     from jobs.predict import run_predict
@@ -150,12 +163,12 @@ def _stages(job: "PipelineJob") -> list[dict[str, Any]]:
 
 def _stage_warnings(job: "PipelineJob") -> list[str]:
     from jobs.plan import num_cores, plan_warnings
-    from jobs.spec import FinetuneJob
+    from jobs.spec import FinetuneJob, PretrainJob
 
     return [
         f"stage {name}: {words}"
         for name, stage in job.stages.items()
-        if isinstance(stage.job, FinetuneJob)
+        if isinstance(stage.job, FinetuneJob | PretrainJob)
         for words in plan_warnings(stage.job, num_cores())
     ]
 

@@ -121,6 +121,12 @@ def show_predicted(document: dict[str, Any], out: "Console") -> None:
     out.print(f"{document['rows']:,} rows predicted: {document['output']}")
 
 
+def show_prepared(document: dict[str, Any], out: "Console") -> None:
+    report = document["report"]
+    out.print(f"{report['texts']:,} texts, {report['labelled']:,} of them labelled, and "
+              f"{report['test']:,} to test with: {document['output']}")  # fmt: skip
+
+
 def show_evaluated(document: dict[str, Any], out: "Console") -> None:
     from jobs.tables import metrics_table, per_class_table
 

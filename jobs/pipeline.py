@@ -29,6 +29,7 @@ from jobs.attempt import (
     reason_of,
     run_work,
 )
+from jobs.backbones import PINS_FILE, pinned
 from jobs.errors import JobFailed, JobStopped
 from jobs.job_folder import RESOLVED_FILE
 from jobs.pipeline_document import (
@@ -42,7 +43,7 @@ from jobs.pipeline_document import (
     write_document,
 )
 from jobs.provenance import run_tags
-from jobs.spec import PipelineJob, PredictJob, dump
+from jobs.spec import AnyStageJob, FinetuneJob, PipelineJob, PredictJob, PretrainJob, dump
 from jobs.spool import write_json
 from jobs.stage_store import RESULT, Made, address_of, find, keep
 from jobs.stage_work import MADE_DIR, StageTask, task_of, with_paths
@@ -177,27 +178,34 @@ class Pipeline:
         name, attempt = stage["stage"], self.attempt
         said = self.job.stages[name]
         base_dir = attempt.base_dir / said.folder
-        job = with_paths(said.job, self.made)
+        folder = stage_dir(attempt.dir, name)
+        own = self._pinned(said.job, folder)
+        job = with_paths(own, self.made)
         task = task_of(job, base_dir, attempt.surroundings)
         parents = {need: self.made[need].about["address"] for need in stage["needs"]}
         address = address_of(task.settings, task.content, parents)
         self._note(stage, address=address)
-        folder = stage_dir(attempt.dir, name)
         made = self._find(address, name)
         if made is None:
-            made = self._work(stage, task, folder)
+            made = self._work(stage, own, task, folder)
         else:
             self._note(stage, reused=made.about["job_id"] != attempt.job_id)
-            self._record_reuse(stage, made, folder)
+            self._record_reuse(stage, own, made, folder)
         write_json(folder / RESULT, made.result)
         if isinstance(job, PredictJob) and made.output is not None:
             _put(made.output, base_dir / job.output)
         return made
 
-    def _work(self, stage: dict[str, Any], task: StageTask, folder: Path) -> Made:
+    def _pinned(self, job: AnyStageJob, folder: Path) -> AnyStageJob:
+        """The job with versions for aliases: those that they meant when the stage was begun."""
+        if not isinstance(job, FinetuneJob | PretrainJob):
+            return job
+        folder.mkdir(parents=True, exist_ok=True)
+        return pinned(job, self.attempt.surroundings, folder)
+
+    def _work(self, stage: dict[str, Any], job: AnyStageJob, task: StageTask, folder: Path) -> Made:
         name, attempt, address = stage["stage"], self.attempt, stage["address"]
         _make_ready(folder, address)
-        job = self.job.stages[name].job
         write_json(folder / RESOLVED_FILE, dump(job))
         record = attempt.record.part(folder, job_id=child_id(attempt.job_id, name), run_name=name)
         status = "FAILED"
@@ -232,12 +240,13 @@ class Pipeline:
             attempt.record.follow(folder)
         return made
 
-    def _record_reuse(self, stage: dict[str, Any], made: Made, folder: Path) -> None:
+    def _record_reuse(
+        self, stage: dict[str, Any], job: AnyStageJob, made: Made, folder: Path
+    ) -> None:
         """A run that says what was made elsewhere, and where."""
         spool = self.attempt.record.child(
             folder, job_id=child_id(self.attempt.job_id, stage["stage"]), run_name=stage["stage"]
         )
-        job = self.job.stages[stage["stage"]].job
         spool.params(params_of(job))
         spool.tags(self._tags(stage) | {"gpt2cls.reused_from": self._origin(made)})
         spool.metrics(made.about["metrics"], step=0)
@@ -272,7 +281,7 @@ def _make_ready(folder: Path, address: str) -> None:
     begun = folder / ADDRESS_FILE
     if folder.exists() and not (begun.exists() and begun.read_text() == address):
         for path in folder.iterdir():
-            if path.name != "record":  # the run stays the same
+            if path.name not in ("record", PINS_FILE):  # the run stays the same, and so do models
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     made = folder / MADE_DIR
     shutil.rmtree(made, ignore_errors=True)

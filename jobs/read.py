@@ -204,11 +204,12 @@ def _expand(tree: Tree, data_dir: Path | None) -> list[Problem]:
 def _missing_data(tree: Tree, base_dir: Path) -> Iterator[Problem]:
     from gpt2cls.data.locate import check_corpus_exists, check_source_exists
 
-    is_there = check_corpus_exists if tree.values.get("kind") == "pretrain" else check_source_exists
+    kind = tree.values.get("kind")
+    is_there = check_corpus_exists if kind == "pretrain" else check_source_exists
     for path, _, value in _texts(tree, _SOURCES):
         if value.startswith(DATA_VARIABLE) or not value:
             continue
-        if path == ("input",):
+        if path == ("input",) and kind != "prepare":
             source = base_dir / value
             fault = None if source.is_file() else f"no such file: {source}"
         else:

@@ -65,14 +65,19 @@ space:
 _PIPELINES = """\
 ## Stages of a pipeline
 
-A stage holds a job of kind finetune, evaluate or predict, as a file of its own would; it is called
+A stage holds a job of any kind but sweep and pipeline, as a file of its own would; it is called
 after the pipeline and itself, and has no `name`. `file: small.yaml` takes the job from a file, and
 what `job` says beside it replaces what the file says.
 
-- `${stages.NAME.model}` stands for the model of a finetune stage. It can be the `model` of a
-  stage, and `model.backbone` or `model.tokenizer` of one that trains.
+- `${stages.NAME.model}` stands for the model of a finetune or pretrain stage. It can be
+  `model.backbone` or `model.tokenizer` of a stage that trains; that of a finetune stage can also be
+  the `model` of one that predicts or evaluates.
 - `${stages.NAME.output}` stands for the file that a predict stage writes. It can be `input`,
   `data.train`, `data.validation` or `data.test`.
+- `${stages.NAME.labelled}`, `.unlabelled`, `.texts` and `.test` stand for the files of a prepare
+  stage: what to learn labels from, what has none, both without labels, and what is held out. A
+  language model learns from the first three, and `input` takes them; `.test` is for `data.test`
+  and for nothing else.
 
 Such a reference is the whole of a value, and makes its stage needed; `needs` names stages that
 have to be done first for another reason. A cycle, a stage that is not there and a reference that
@@ -81,7 +86,8 @@ does not fit are refused before anything starts.
 What a stage makes is kept in `$GPT2CLS_HOME/cache/stages/` under the hash of its settings, of what
 its inputs hold, of the stages it needs and of the version of this program. A stage that would make
 the same again is not run: what was made is checked and used. `cluster`, names and paths are no
-part of the hash; `register` is, where it names a model.
+part of the hash; `register` is, where it names a model. An alias in `model.backbone` is the version
+that it means when the stage is begun, and stays that one when the stage goes on after a kill.
 
 ```yaml
 kind: pipeline

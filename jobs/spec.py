@@ -16,11 +16,19 @@ from gpt2cls.config import (
     Number,
     Pair,
     PretrainConfig,
+    Share,
     TrainConfig,
 )
 from jobs.names import MODEL_WORDS, JobName, ModelAddress, check_model, is_registered
 from jobs.search import METRICS, Fault, SearchConfig, SpaceGiven, num_trials, sweep_faults
-from jobs.stage_graph import StageFault, graph_faults, name_faults, needs_of, order
+from jobs.stage_graph import (
+    KINDS_OF_STAGES,
+    StageFault,
+    graph_faults,
+    name_faults,
+    needs_of,
+    order,
+)
 from jobs.tree import dotted
 from tune_spaces import read_space
 from tune_spaces.fields import FIELDS
@@ -185,6 +193,44 @@ class PretrainJob(Block):
         return self
 
 
+class PrepareStage(Block):
+    """Divide texts of which only some have a label: what to learn from, and a test kept apart."""
+
+    kind: Literal["prepare"]
+    """What the job does."""
+    name: JobName
+    """Of the job."""
+    input: str = Field(min_length=1)
+    """A built-in name, a file, a glob, a directory, or hf:<dataset>[/<config>]."""
+    text: str = Field("text", min_length=1)
+    """The column of the text."""
+    label: str = Field("label", min_length=1)
+    """The column of the label; where it is empty or null the row has none."""
+    separator: str | None = Field(None, min_length=1)
+    """Splits the label column into several labels; a list column needs none."""
+    test: Share = 0.2
+    """Share of the labelled texts (stratified, seeded) that is in no other file than its own."""
+    keep_labels: Share | None = None
+    """Forget the labels of all but this share of the texts, to try what few labels do; None: no."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Of what is held out and what is forgotten."""
+
+    @model_validator(mode="after")
+    def _the_columns_differ(self) -> Self:
+        if self.label == self.text:
+            fault = ("label", self.label, "a column that is not also text")
+            raise PydanticCustomError("rules", "several fields do not fit", {"faults": [fault]})
+        return self
+
+
+class PrepareJob(PrepareStage):
+    """Divide texts of which only some have a label: what to learn from, and a test kept apart."""
+
+    output: str = Field(min_length=1)
+    """A folder for labelled.parquet, unlabelled.parquet, texts.parquet (both, without labels),
+    test.parquet and report.json. A stage of a pipeline has no such field."""
+
+
 class PredictJob(Block):
     """Predict every row of a file with a model."""
 
@@ -214,7 +260,7 @@ class EvaluateJob(Block):
     data: EvaluationData
 
 
-AnyStageJob = FinetuneJob | PredictJob | EvaluateJob
+AnyStageJob = PrepareStage | FinetuneJob | PretrainJob | PredictJob | EvaluateJob
 
 
 _OPEN_BLOCK = {"type": "object", "properties": {}}
@@ -231,8 +277,8 @@ class Stage(Block):
     folder: str = Field(".", min_length=1)
     """What relative paths in the job are taken from; with `file`, the folder of that file."""
     job: Annotated[AnyStageJob, Field(discriminator="kind"), WithJsonSchema(_OPEN_BLOCK)]
-    """A finetune, predict or evaluate job without a name: that is <pipeline>-<stage>. Beside `file`
-    a part of one, or left out."""
+    """A job of another kind than sweep and pipeline, without a name: that is <pipeline>-<stage>.
+    Beside `file` a part of one, or left out."""
 
     model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None))
 
@@ -278,19 +324,23 @@ class PipelineJob(Block):
         return {name: needs[name] for name in order(needs)}
 
 
-AnyJob = FinetuneJob | PretrainJob | SweepJob | PredictJob | EvaluateJob | PipelineJob
-Job = Annotated[AnyJob, Field(discriminator="kind")]
+AnyJob = AnyStageJob | SweepJob | PipelineJob
+Job = Annotated[
+    FinetuneJob | PretrainJob | SweepJob | PrepareJob | PredictJob | EvaluateJob | PipelineJob,
+    Field(discriminator="kind"),
+]
 
 KINDS: dict[str, type[AnyJob]] = {
     "finetune": FinetuneJob,
     "pretrain": PretrainJob,
     "sweep": SweepJob,
+    "prepare": PrepareJob,
     "predict": PredictJob,
     "evaluate": EvaluateJob,
     "pipeline": PipelineJob,
 }
 STAGE_KINDS: dict[str, type[AnyJob]] = {
-    kind: KINDS[kind] for kind in ("finetune", "predict", "evaluate")
+    kind: PrepareStage if kind == "prepare" else KINDS[kind] for kind in KINDS_OF_STAGES
 }
 KINDS_TO_COME = ("distill", "prompt")
 

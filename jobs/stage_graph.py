@@ -17,22 +17,37 @@ from jobs.tree import Path_, dotted
 
 StageFault = tuple[Path_, object, str]
 """Where, what stands there, and what must."""
+KINDS_OF_STAGES = ("prepare", "finetune", "pretrain", "predict", "evaluate")
 MARK = "${stages."
 """How the text begins that stands for what another stage made."""
-MADE = {"finetune": "model", "predict": "output"}
-"""Kind of a stage -> what it makes that another stage can use."""
-TAKES: dict[Path_, str] = {
-    ("model",): "model",
-    ("model", "backbone"): "model",
-    ("model", "tokenizer"): "model",
-    ("data", "train"): "output",
-    ("data", "validation"): "output",
-    ("data", "test"): "output",
-    ("input",): "output",
+Makers = Mapping[str, tuple[str, ...]]
+"""Kind of a stage -> which of the things that it makes."""
+MADE: Makers = {
+    "finetune": ("model",),
+    "pretrain": ("model",),
+    "predict": ("output",),
+    "prepare": ("labelled", "unlabelled", "texts", "test"),
 }
-"""Fields of a job that may name what a stage made."""
+_CLASSIFIER: Makers = {"finetune": ("model",)}
+_NETWORK: Makers = {"finetune": ("model",), "pretrain": ("model",)}
+_LABELLED: Makers = {"predict": ("output",), "prepare": ("labelled",)}
+_TEST: Makers = {"predict": ("output",), "prepare": ("test",)}
+_TEXTS: Makers = {"predict": ("output",), "prepare": ("texts", "unlabelled", "labelled")}
+TAKES: dict[Path_, Makers] = {
+    ("model",): _CLASSIFIER,
+    ("model", "backbone"): _NETWORK,
+    ("model", "tokenizer"): _NETWORK,
+    ("data", "train"): _LABELLED,
+    ("data", "validation"): _LABELLED,
+    ("data", "test"): _TEST,
+    ("input",): _TEXTS,
+}
+"""Fields of a job that may name what a stage made, and what may stand there. What was held out to
+test with is taken by nothing else."""
+_NEEDS_NO_LABELS = "pretrain"
 
-_REFERENCE = re.compile(r"\$\{stages\.([a-z][a-z0-9-]{0,62})\.(model|output)\}")
+_WHAT = "|".join(dict.fromkeys(what for made in MADE.values() for what in made))
+_REFERENCE = re.compile(rf"\$\{{stages\.([a-z][a-z0-9-]{{0,62}})\.({_WHAT})\}}")
 _MOST_NAMED = 10
 _LONGEST_CYCLE_SHOWN = 30
 
@@ -47,7 +62,7 @@ class Need:
     stage: str
     """The one that is needed."""
     what: str | None = None
-    """`model` or `output`, where a reference says it."""
+    """Of what it makes, where a reference says it."""
 
 
 def parse_reference(text: str) -> tuple[str, str] | None:
@@ -165,16 +180,29 @@ def _reference_faults(
     at: Path_ = ("stages", name, "job")
     for path, text in _marked(stage.get("job"), at):
         takes, reference = TAKES.get(path[len(at) :]), parse_reference(text)
+        if takes is _LABELLED and kinds[name] == _NEEDS_NO_LABELS:
+            takes = _TEXTS
         if takes is None:
             fields = ", ".join(dotted(field) for field in TAKES)
             yield path, text, f"a plain value: only {fields} may name what another stage made"
         elif reference is None:
-            yield path, text, f"the whole of a reference, such as ${{stages.NAME.{takes}}}"
-        elif reference[1] != takes:
-            yield path, text, f"${{stages.{reference[0]}.{takes}}} or another {_WORDS[takes]}"
-        elif (kind := kinds.get(reference[0])) in _KINDS and MADE.get(kind) != takes:
-            makers = ", ".join(kind for kind, made in MADE.items() if made == takes)
-            yield path, text, f"of a stage of kind {makers}; {reference[0]} is of kind {kind}"
+            what = next(iter(takes.values()))[0]
+            yield path, text, f"the whole of a reference, such as ${{stages.NAME.{what}}}"
+        elif reference[0] in kinds:
+            yield from _unfit(path, text, reference, kinds[reference[0]], takes)
+
+
+def _unfit(
+    path: Path_, text: str, reference: tuple[str, str], kind: Any, takes: Makers
+) -> Iterator[StageFault]:
+    """What is wrong with a reference to a stage of this kind in a field that takes this."""
+    name, what = reference
+    if kind not in KINDS_OF_STAGES:
+        return  # said of the kind
+    if kind not in takes:
+        yield path, text, f"of a stage of kind {', '.join(takes)}; {name} is of kind {kind}"
+    elif what not in takes[kind]:
+        yield path, text, " or ".join(f"${{stages.{name}.{one}}}" for one in takes[kind])
 
 
 def _output_faults(stages: Mapping[str, Any]) -> Iterator[StageFault]:
@@ -188,10 +216,6 @@ def _output_faults(stages: Mapping[str, Any]) -> Iterator[StageFault]:
             if writers.setdefault(path, name) != name:
                 words = f"another file than that of stage {writers[path]}"
                 yield ("stages", name, "job", "output"), output, words
-
-
-_WORDS = {"model": "model", "output": "source of rows"}
-_KINDS = ("finetune", "predict", "evaluate")
 
 
 def _not_there(need: Need, stages: Mapping[str, Any]) -> str:

@@ -32,9 +32,15 @@ class Made:
 
     @property
     def output(self) -> Path | None:
-        """The model folder or the file that other stages may use; None: there is none."""
+        """The model folder, the file or the folder of files that was made; None: there is none."""
         name = self.about["output"]
         return self.folder / name if name else None
+
+    def part(self, what: str) -> Path:
+        """What a reference of another stage stands for."""
+        assert self.output is not None
+        is_whole = what in ("model", "output")
+        return self.output if is_whole else self.output / f"{what}.parquet"
 
     @property
     def result(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from cluster.home import Surroundings
 from gpt2cls.config import BUILTIN_SHAPES, DataConfig
 from gpt2cls.data.cache import sha256
 from gpt2cls.data.keys import fingerprint
+from gpt2cls.data.partly import PARTS, fingerprint_of
 from gpt2cls.data.prepare import read_labelled
 from gpt2cls.model.folder import read_info
 from gpt2cls.pretrained import OUR_FORMAT, find_pretrained
@@ -22,7 +23,17 @@ from jobs.finetune import train_measure_register
 from jobs.models import model_folder
 from jobs.outcome import MODEL_FOLDER, numbers
 from jobs.predict import run_predict
-from jobs.spec import AnyStageJob, EvaluateJob, FinetuneJob, PredictJob, dump
+from jobs.prepare import REPORT, read_rows, show_report, write_parts
+from jobs.pretrain import read_texts, train_and_register
+from jobs.spec import (
+    AnyStageJob,
+    EvaluateJob,
+    FinetuneJob,
+    PredictJob,
+    PrepareStage,
+    PretrainJob,
+    dump,
+)
 from jobs.stage_graph import TAKES, parse_reference
 from jobs.stage_store import Made, hash_of_folder
 from jobs.training import ray_for
@@ -30,6 +41,7 @@ from jobs.training import ray_for
 MADE_DIR = "made"
 """Below a stage's folder: what will be kept of it, until it is moved to its address."""
 OUTPUT_DIR = "output"
+_NETWORKS = ("backbone", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ def with_paths(job: AnyStageJob, made: Mapping[str, Made]) -> AnyStageJob:
         text = block.get(path[-1]) if isinstance(block, dict) else None
         reference = parse_reference(text) if isinstance(text, str) else None
         if reference is not None:
-            block[path[-1]] = str(made[reference[0]].output)
+            block[path[-1]] = str(made[reference[0]].part(reference[1]))
     return type(job).model_validate(values)
 
 
@@ -77,6 +89,10 @@ def task_of(job: AnyStageJob, base_dir: Path, surroundings: Surroundings) -> Sta
     """
     if isinstance(job, FinetuneJob):
         return _finetune(job, base_dir, surroundings)
+    if isinstance(job, PretrainJob):
+        return _pretrain(job, base_dir, surroundings)
+    if isinstance(job, PrepareStage):
+        return _prepare(job, base_dir)
     if isinstance(job, EvaluateJob):
         return _evaluate(job, base_dir, surroundings)
     return _predict(job, base_dir, surroundings)
@@ -85,19 +101,8 @@ def task_of(job: AnyStageJob, base_dir: Path, surroundings: Surroundings) -> Sta
 def _finetune(job: FinetuneJob, base_dir: Path, surroundings: Surroundings) -> StageTask:
     job = fetched(job, surroundings, base_dir)
     ready = read_data(job, base_dir, surroundings)
-    sources, network = ("train", "validation", "test"), ("backbone", "tokenizer")
-    settings = {
-        "kind": job.kind,
-        "data": job.data.model_dump(mode="json", exclude={*sources}),
-        "model": job.model.model_dump(mode="json", exclude={*network}),
-        "train": job.train.model_dump(mode="json"),
-        "select": job.registration.gate.metric,
-    }
-    if job.registration.model is not None:  # else nothing is registered that had to be again
-        settings["register"] = job.registration.model_dump(mode="json")
-    content = {"data": ready.prepared.fingerprint} | {
-        name: _network(getattr(job.model, name), base_dir, f"model.{name}") for name in network
-    }
+    settings = _settings(job) | {"select": job.registration.gate.metric}
+    content = {"data": ready.prepared.fingerprint, **_networks(job, base_dir)}
 
     def work(attempt: Attempt) -> dict[str, Any]:
         with ray_for(job.cluster, surroundings) as ray:
@@ -106,6 +111,58 @@ def _finetune(job: FinetuneJob, base_dir: Path, surroundings: Surroundings) -> S
         return document
 
     return StageTask(settings, content, MODEL_FOLDER, work, _measured)
+
+
+def _pretrain(job: PretrainJob, base_dir: Path, surroundings: Surroundings) -> StageTask:
+    job = fetched(job, surroundings, base_dir)
+    texts = read_texts(job, base_dir, surroundings)
+    content = {"data": texts.corpus.fingerprint, **_networks(job, base_dir)}
+
+    def work(attempt: Attempt) -> dict[str, Any]:
+        with ray_for(job.cluster, surroundings) as ray:
+            document = train_and_register(replace(attempt, ray=ray), job, texts)
+        (attempt.dir / MODEL_FOLDER).rename(attempt.dir / MADE_DIR / MODEL_FOLDER)
+        return document
+
+    return StageTask(_settings(job), content, MODEL_FOLDER, work, _measured_texts)
+
+
+def _prepare(job: PrepareStage, base_dir: Path) -> StageTask:
+    rows = read_rows(job, base_dir)
+    settings = job.model_dump(mode="json", exclude={"name", "input"})
+
+    def work(attempt: Attempt) -> dict[str, Any]:
+        folder = attempt.dir / MADE_DIR / OUTPUT_DIR
+        folder.mkdir()
+        report = write_parts(job, rows, folder)
+        show_report(report, attempt.console)
+        attempt.record.metrics(_counted(report), step=0)
+        attempt.record.artifact(folder / REPORT)
+        return {"input": job.input, "report": report}
+
+    content = {"rows": fingerprint_of(rows)}
+    return StageTask(settings, content, OUTPUT_DIR, work, lambda found: _counted(found["report"]))
+
+
+def _counted(report: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(report[name]) for name in PARTS}
+
+
+def _settings(job: FinetuneJob | PretrainJob) -> dict[str, Any]:
+    """What a job that trains says, less what is hashed by content and where it runs."""
+    settings = {
+        "kind": job.kind,
+        "data": job.data.model_dump(mode="json", exclude={"train", "validation", "test"}),
+        "model": job.model.model_dump(mode="json", exclude={*_NETWORKS}),
+        "train": job.train.model_dump(mode="json"),
+    }
+    if job.registration.model is not None:  # else nothing is registered that had to be again
+        settings["register"] = job.registration.model_dump(mode="json")
+    return settings
+
+
+def _networks(job: FinetuneJob | PretrainJob, base_dir: Path) -> dict[str, Any]:
+    return {n: _network(getattr(job.model, n), base_dir, f"model.{n}") for n in _NETWORKS}
 
 
 def _network(name: Any, base_dir: Path, field: str) -> Any:
@@ -173,6 +230,10 @@ def _model(folder: Path) -> str:
 def _measured(document: Mapping[str, Any]) -> dict[str, float]:
     split = "test" if document.get("test") else "validation"
     return {f"{split}/{name}": value for name, value in numbers(document[split]).items()}
+
+
+def _measured_texts(document: Mapping[str, Any]) -> dict[str, float]:
+    return {f"validation/{name}": value for name, value in document["validation"].items()}
 
 
 def _rows(document: Mapping[str, Any]) -> dict[str, float]:

@@ -37,6 +37,7 @@ from jobs.spec import (
     FinetuneJob,
     PipelineJob,
     PredictJob,
+    PrepareJob,
     PretrainJob,
     SweepJob,
 )
@@ -154,6 +155,13 @@ def _evaluate(job: EvaluateJob, job_id: str, surroundings: Surroundings, tell: A
     )
 
 
+def _prepare(job: PrepareJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
+    from jobs.prepare import run_prepare
+
+    base_dir = base_dir_of(surroundings.home.job_dir(job_id))
+    return run_prepare(job, base_dir=base_dir, console=console_of(sys.stderr))
+
+
 def _predict(job: PredictJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
     from jobs.predict import run_predict
 
@@ -174,6 +182,7 @@ _WORK: dict[type, Callable[..., dict[str, Any]]] = {
     SweepJob: _sweep,
     PipelineJob: _pipeline,
     EvaluateJob: _evaluate,
+    PrepareJob: _prepare,
     PredictJob: _predict,
 }
 

@@ -17,6 +17,8 @@ GOOD = (
     SMALL
     + '  check: {job: {kind: evaluate, model: "${stages.small.model}", data: {test: bbc-news}}}\n'
 )
+LANGUAGE = "  lm: {job: {kind: pretrain, data: {train: bbc-news}}}\n"
+PREPARE = "  p: {job: {kind: prepare, input: bbc-news}}\n"
 TABLE = [
     # id, stages, field, line, value, word of the message
     ("no stage", "  {}", "stages", 3, {}, "a mapping of names"),
@@ -43,9 +45,9 @@ TABLE = [
     ("a job with a name", SMALL.replace("{kind", "{name: x, kind"), "stages.small.job.name", 4, "x",
      "left out"),
     ("a sweep", "  b: {job: {kind: sweep, data: {train: bbc-news}}}", "stages.b.job.kind", 4,
-     "sweep", "one of finetune, predict, evaluate"),
+     "sweep", "one of prepare, finetune, pretrain, predict"),
     ("a pipeline", "  b: {job: {kind: pipeline}}", "stages.b.job.kind", 4, "pipeline",
-     "one of finetune, predict, evaluate"),
+     "one of prepare, finetune, pretrain, predict"),
     ("no kind", "  b: {job: {}}", "stages.b.job.kind", 4, None, "kind is missing"),
     ("a field of the job", SMALL.replace("}}}", "}, train: {epohs: 1}}}"),
      "stages.small.job.train.epohs", 4, 1, "did you mean 'stages.small.job.train.epochs'"),
@@ -70,6 +72,27 @@ TABLE = [
     ("a reference to what is not made", GOOD + '  b: {job: {kind: predict, model: "${stages.check'
      '.model}", input: job.yaml, output: o.csv}}', "stages.b.job.model", 6,
      "${stages.check.model}", "check is of kind evaluate"),
+    ("a language model that is to predict", LANGUAGE + '  b: {job: {kind: evaluate, model: '
+     '"${stages.lm.model}", data: {test: bbc-news}}}',
+     "stages.b.job.model", 5, "${stages.lm.model}", "of a stage of kind finetune; lm is of kind"),
+    ("texts that are a model", LANGUAGE + '  b: {job: {kind: finetune, data: {train: '
+     '"${stages.lm.model}"}}}', "stages.b.job.data.train", 5, "${stages.lm.model}",
+     "of a stage of kind predict, prepare; lm is"),
+    ("learning from what is held out", PREPARE + '  b: {job: {kind: finetune, data: {train: '
+     '"${stages.p.test}"}}}', "stages.b.job.data.train", 5, "${stages.p.test}",
+     "${stages.p.labelled}"),
+    ("labels where there are none", PREPARE + '  b: {job: {kind: finetune, data: {train: '
+     '"${stages.p.texts}"}}}', "stages.b.job.data.train", 5, "${stages.p.texts}",
+     "${stages.p.labelled}"),
+    ("the language of what is held out", PREPARE + '  b: {job: {kind: pretrain, data: {train: '
+     '"${stages.p.test}"}}}', "stages.b.job.data.train", 5, "${stages.p.test}",
+     "${stages.p.texts} or ${stages.p.unlabelled}"),
+    ("a stage that is given a folder", "  p: {job: {kind: prepare, input: bbc-news, output: x}}",
+     "stages.p.job.output", 4, "x", "no such field"),
+    ("one column for both", "  p: {job: {kind: prepare, input: bbc-news, label: text}}",
+     "stages.p.job.label", 4, "text", "not also text"),
+    ("an input that is not there", "  p: {job: {kind: prepare, input: no.csv}}",
+     "stages.p.job.input", 4, "no.csv", "no such file"),
     ("a reference where none may be", SMALL + '  b: {job: {kind: predict, model: "${stages.small.'
      'model}", input: job.yaml, output: "${stages.small.model}"}}', "stages.b.job.output", 5,
      "${stages.small.model}", "a plain value"),

@@ -8,6 +8,7 @@ from test_jobs_cli_jobs import a_job, home, said  # noqa: F401 - a fixture
 from gpt2cls.errors import RequestError
 from jobs.api import _job
 from jobs.asks import ask_of
+from jobs.backbones import PINS_FILE
 from jobs.cli import main
 from jobs.pipeline import _make_ready
 from jobs.pipeline_document import new_document, stages_of, write_document
@@ -83,6 +84,10 @@ def test_a_stage_with_other_inputs_begins_anew_and_else_goes_on(tmp_path):
     assert not (folder / "made" / "half").exists()
     _make_ready(folder, "two")
     assert sorted(path.name for path in folder.iterdir()) == ["address", "made", "record"]
+    # What an alias meant decides the inputs, so it outlives a change of them.
+    (folder / PINS_FILE).touch()
+    _make_ready(folder, "three")
+    assert (folder / PINS_FILE).exists()
 
 
 def test_a_pipeline_of_another_version_is_not_resumed(home, capfd):  # noqa: F811

@@ -29,6 +29,9 @@ def address(place, kind, parents=None, **changes):
     job = {
         "finetune": {"data": {"train": "rows.csv", "validation": "rows.csv"},
                      "model": {"backbone": "gpt2-tiny"}},
+        "pretrain": {"data": {"train": "rows.csv", "validation": "rows.csv"},
+                     "model": {"backbone": "gpt2-tiny", "tokenizer": {"train": 300}}},
+        "prepare": {"input": "rows.csv"},
         "evaluate": {"model": "model", "data": {"test": "rows.csv"}},
         "predict": {"model": "model", "input": "rows.csv", "output": "out.csv"},
     }[kind]  # fmt: skip
@@ -50,7 +53,7 @@ def rows(place, model):
     return place
 
 
-@pytest.mark.parametrize("kind", ["finetune", "evaluate", "predict"])
+@pytest.mark.parametrize("kind", ["finetune", "pretrain", "prepare", "evaluate", "predict"])
 def test_the_same_stage_has_the_same_address_and_other_rows_another(rows, kind):
     before = address(rows, kind)
     assert address(rows, kind) == before
@@ -69,6 +72,13 @@ def test_the_same_stage_has_the_same_address_and_other_rows_another(rows, kind):
         ("finetune", {"data__max_length": 9}),
         ("finetune", {"register__gate": {"metric": "macro_f1"}}),
         ("finetune", {"register__model": "m"}),
+        ("pretrain", {"train__objective": "backward"}),
+        ("pretrain", {"model__tokenizer": {"train": 301}}),
+        ("pretrain", {"data__max_length": 9}),
+        ("pretrain", {"register__model": "m"}),
+        ("prepare", {"test": 0.3}),
+        ("prepare", {"keep_labels": 0.5}),
+        ("prepare", {"seed": 1}),
         ("predict", {"spreadsheet_safe": True}),
         ("predict", {"output": "out.jsonl"}),
     ],
@@ -82,14 +92,31 @@ def test_where_a_stage_runs_does_not_change_its_address(rows, changes):
     assert address(rows, "finetune", **changes) == address(rows, "finetune")
 
 
-@pytest.mark.parametrize("kind", ["finetune", "evaluate", "predict"])
+@pytest.mark.parametrize("kind", ["finetune", "pretrain", "prepare", "evaluate", "predict"])
 def test_where_the_rows_lie_does_not_change_the_address(rows, kind):
     before = address(rows, kind)
     Path("other").mkdir()
     (rows / "rows.csv").rename(rows / "other" / "moved.csv")
-    path, name = "other/moved.csv", {"evaluate": "data__test", "predict": "input"}.get(kind)
+    path, name = (
+        "other/moved.csv",
+        {"evaluate": "data__test", "predict": "input", "prepare": "input"}.get(kind),
+    )
     moved = {name: path} if name else {"data__train": path, "data__validation": path}
     assert address(rows, kind, **moved) == before
+
+
+def test_a_backbone_is_known_by_what_it_holds(rows, model):
+    before = address(rows, "pretrain", model={"backbone": "model", "tokenizer": "model"})
+    (rows / "moved").symlink_to(model)
+    moved = {"backbone": "moved", "tokenizer": "model"}
+    assert address(rows, "pretrain", model=moved) == before
+    (rows / "changed").mkdir()
+    for path in model.rglob("*"):
+        copy = rows / "changed" / path.relative_to(model)
+        copy.mkdir() if path.is_dir() else copy.write_bytes(path.read_bytes())
+    (rows / "changed" / "more.json").write_text("{}")
+    changed = {"backbone": "changed", "tokenizer": "model"}
+    assert address(rows, "pretrain", model=changed) != before
 
 
 def test_another_model_of_the_same_name_changes_the_address(rows, model, tmp_path):
