@@ -179,7 +179,10 @@ def _reference_faults(
 ) -> Iterator[StageFault]:
     at: Path_ = ("stages", name, "job")
     for path, text in _marked(stage.get("job"), at):
-        takes, reference = TAKES.get(path[len(at) :]), parse_reference(text)
+        field = path[len(at) :]
+        in_list = len(field) > 1 and isinstance(field[-1], int)
+        takes = TAKES.get(field[:-1] if in_list else field)
+        reference = parse_reference(text)
         if takes is _LABELLED and kinds[name] == _NEEDS_NO_LABELS:
             takes = _TEXTS
         if takes is None:

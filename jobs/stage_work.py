@@ -63,16 +63,21 @@ class StageTask:
 def with_paths(job: AnyStageJob, made: Mapping[str, Made]) -> AnyStageJob:
     """The job with every reference replaced by what it stands for."""
     values: dict[str, Any] = dump(job)
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolved(one) for one in value]
+        reference = parse_reference(value) if isinstance(value, str) else None
+        return value if reference is None else str(made[reference[0]].part(reference[1]))
+
     for path in TAKES:
         block: Any = values
         for part in path[:-1]:
             block = block.get(part)
             if not isinstance(block, dict):
                 break
-        text = block.get(path[-1]) if isinstance(block, dict) else None
-        reference = parse_reference(text) if isinstance(text, str) else None
-        if reference is not None:
-            block[path[-1]] = str(made[reference[0]].part(reference[1]))
+        if isinstance(block, dict) and path[-1] in block:
+            block[path[-1]] = resolved(block[path[-1]])
     return type(job).model_validate(values)
 
 

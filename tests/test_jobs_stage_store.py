@@ -140,6 +140,17 @@ def test_a_reference_becomes_the_path_of_what_was_made(place):
     assert with_paths(job.stages["a"].job, {}) == job.stages["a"].job
 
 
+def test_the_parts_of_a_prepare_stage_are_files_also_in_a_list(place):
+    spec = {"a": {"job": {"kind": "prepare", "input": "x.csv"}},
+            "b": {"job": {"kind": "pretrain",
+                          "data": {"train": ["${stages.a.texts}", "more.txt"]}}}}  # fmt: skip
+    job = PipelineJob.model_validate({"kind": "pipeline", "name": "p", "stages": spec})
+    assert job.needs["b"] == ("a",)
+    made = a_made(place, "aa")
+    train = with_paths(job.stages["b"].job, {"a": made}).data.train
+    assert train == (str(made.folder / "model" / "texts.parquet"), "more.txt")
+
+
 def a_made(place, name, text="1"):
     """Something that a stage made: a folder with one file."""
     aside = place / "aside"
