@@ -45,6 +45,9 @@ class DataConfig(Block):
     """Likewise; None: the test split that comes with the source, if it has one."""
     text: str | Pair = "text"
     """The column of the text, or the two columns of a pair."""
+    pair: Literal["ordered", "both_orders"] = "ordered"
+    """Whether the order of a pair says something. both_orders: it does not, as in similarity: the
+    model reads a pair in both, which takes twice the time, and adds up what it made of them."""
     label: str = "label"
     """The column of the label; one that holds lists makes the task multi-label."""
     separator: str | None = Field(None, min_length=1)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gpt2cls.data.batches import Batch, padded_length, rows_of_tokens
+from gpt2cls.data.encode import encode_rows
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.errors import RequestError
 from gpt2cls.metrics import predictions
@@ -22,6 +24,7 @@ from gpt2cls.model.folder import ModelInfo, load_classifier
 from gpt2cls.model.packed import PackedGPT2, can_pack
 from gpt2cls.training.allocator import keep_freed_memory
 from gpt2cls.training.memory import TokenBudget
+from gpt2cls.training.objectives import logits
 from gpt2cls.training.precision import pick_precision
 
 if TYPE_CHECKING:
@@ -99,50 +102,43 @@ class Predictor:
     def _fill(
         self, probs_NC: NDArray[np.float32], texts: Sequence[str], pairs: Sequence[str] | None
     ) -> None:
-        ids, full_lengths = self.tokenizer.encode(texts, pairs, self.info.max_length)
+        task, max_length = self.info.task, self.info.max_length
+        rows = rows_of_tokens(
+            encode_rows(texts, pairs, self.tokenizer, max_length, task),
+            np.zeros(len(texts), np.int64),  # nobody asks for their labels
+            pad_id=self.info.pad_id,
+            max_length=max_length,
+            pad_to=PAD_TO[self.device.type],
+            num_sequences=task.num_sequences,
+        )
 
-        def ask(batch: NDArray[np.int64]) -> None:
-            probs_NC[batch] = self._batch([ids[i] for i in batch], full_lengths[batch])
+        def ask(some: NDArray[np.int64]) -> None:
+            probs_NC[some] = self._answer(rows.batch(some))
 
-        batches = list(self._batches([len(one) for one in ids]))
+        batches = list(self._batches(rows.lengths))
         if len(batches) > 1 and isinstance(self.model.backbone, PackedGPT2):
             _by_threads(ask, batches)
         else:
             for batch in batches:
                 ask(batch)
 
-    def _batches(self, lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
+    def _batches(self, lengths: NDArray[Any]) -> Iterator[NDArray[np.int64]]:
         """Rows of about equal length together, so that little of a batch is padding."""
         width = self.model.backbone.width
         on_gpu = TOKENS_PER_BATCH_ON_GPU if self.device.type == "cuda" else None
         budget = TokenBudget.for_device(self.device, width, on_gpu).tokens
-        order = np.argsort(-np.asarray(lengths), kind="stable")
+        most = self.info.max_length * self.info.task.num_sequences
+        order = np.argsort(-lengths, kind="stable")
         first = 0
         while first < len(order):
-            width = self._padded(lengths[order[first]])
+            width = padded_length(int(lengths[order[first]]), PAD_TO[self.device.type], most)
             end = first + max(1, budget // width)
             yield order[first:end]
             first = end
 
-    def _padded(self, length: int) -> int:
-        """The next multiple of PAD_TO, but within what the model reads."""
-        multiple = PAD_TO[self.device.type]
-        return max(length, min(-(-length // multiple) * multiple, self.info.max_length))
-
     @torch.inference_mode()
-    def _batch(
-        self, ids: Sequence[NDArray[Any]], full_lengths_B: NDArray[Any]
-    ) -> NDArray[np.float32]:
-        lengths_B = np.fromiter(map(len, ids), np.int64, len(ids))
-        tokens_BT = np.full((len(ids), self._padded(int(lengths_B.max()))), self.info.pad_id)
-        for row, one in enumerate(ids):
-            tokens_BT[row, : len(one)] = one
-        cut_share_B = (1 - lengths_B / np.maximum(full_lengths_B, 1)).astype(np.float32)
-        logits_BC = self.model(
-            torch.from_numpy(tokens_BT).to(self.device),
-            torch.from_numpy(lengths_B).to(self.device),
-            torch.from_numpy(cut_share_B).to(self.device),
-        )
+    def _answer(self, batch: Batch) -> NDArray[np.float32]:
+        logits_BC = logits(self.model, batch.to(self.device))
         return self.model.probabilities(logits_BC).float().cpu().numpy()
 
     def columns(self, probs_NC: NDArray[np.float32]) -> dict[str, Sequence[Any]]:

@@ -31,7 +31,9 @@ def tokens_of(
     """The folder with the tokens of each split; cached."""
     cache_dir, max_length = surroundings.home.cache, job.data.max_length
     return {
-        name: encode_split(split, tokenizer, max_length=max_length, cache_dir=cache_dir)
+        name: encode_split(
+            split, tokenizer, max_length=max_length, cache_dir=cache_dir, task=prepared.task
+        )
         for name, split in prepared.splits.items()
     }
 

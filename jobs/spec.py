@@ -349,6 +349,8 @@ def _data_faults(data: DataConfig) -> Iterator[Fault]:
     columns = [data.text] if isinstance(data.text, str) else [*data.text]
     if len(set(columns)) < len(columns):
         yield "data.text", columns, "two different columns"
+    if data.pair == "both_orders" and len(columns) == 1:
+        yield "data.pair", data.pair, "ordered, or data.text [first, second]: one text has no order"
     if data.label in columns:
         yield "data.label", data.label, "a column that is not also data.text"
     if isinstance(data.test, float) and isinstance(data.validation, float):

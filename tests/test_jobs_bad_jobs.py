@@ -74,6 +74,11 @@ TABLE = [
         [("data.test", 4, 0.5, "below 0.5")],
     ),
     (
+        "two orders of one text",
+        "data: {train: bbc-news, pair: both_orders}",
+        [("data.pair", 4, "both_orders", "data.text [first, second]")],
+    ),
+    (
         "the label as the text",
         "data: {train: bbc-news, text: a, label: a}",
         [("data.label", 4, "a", "not also data.text")],

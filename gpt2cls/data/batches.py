@@ -3,17 +3,21 @@
 Everything here is a function of the step, so a resumed run has nothing to fast-forward: it asks
 for step N. Knows arrays of tokens and labels; knows no model and no loss.
 
-Letters in tensor names: B rows, T tokens, D features of a token, F features of a text, C classes.
+Letters in tensor names: B rows, S sequences of a row, N sequences of all rows, T tokens,
+D features of a token, F features of a text, C classes.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from gpt2cls.data.encode import TokenSet
 
 Rows = NDArray[np.int64]
 
@@ -24,14 +28,14 @@ enough that the order stays close to a random one."""
 
 @dataclass(frozen=True)
 class Tokens:
-    """The texts of a split as arrays over its N rows; `tokens` may be mapped from a file."""
+    """The sequences of a split, most often one a row; `tokens` may be mapped from a file."""
 
     tokens: NDArray[Any]
-    """Of row i: tokens[offsets[i] : offsets[i + 1]]."""
+    """Of sequence i: tokens[offsets[i] : offsets[i + 1]]."""
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int32]
     cut_share: NDArray[np.float32]
-    """The share of each text that `max_length` cut off."""
+    """The share of each sequence that `max_length` cut off."""
 
 
 @dataclass
@@ -39,8 +43,10 @@ class Batch:
     """Rows that go through the model together."""
 
     tokens_BT: Tensor
-    """int64, padded on the right; [B, 0] when what was kept stands for the tokens."""
+    """int64, padded on the right; [B, S, T] where a row is several sequences; [B, 0] when what was
+    kept stands for the tokens."""
     lengths_B: Tensor
+    """[B, S] where a row is several sequences."""
     cut_share_B: Tensor
     labels: Tensor
     """int64 [B], or float32 [B, C] when a row may have several labels."""
@@ -164,6 +170,21 @@ class TokenRows:
     pad_to: int = 1
     """Lengths of batches are multiples of it: `Compute.pad_to`."""
 
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each row: by them rows are sorted and cut into batches."""
+        return self.data.lengths
+
+    @property
+    def num_tokens(self) -> NDArray[np.int32]:
+        """Tokens of each row without padding."""
+        return self.data.lengths
+
+    @property
+    def cut_share(self) -> NDArray[np.float32]:
+        """The share of each row that was cut off."""
+        return self.data.cut_share
+
     def batches(self, rows: Rows, token_budget: int) -> Iterator[Batch]:
         for some in self.cut(rows, token_budget):
             yield self.batch(some)
@@ -190,10 +211,86 @@ class TokenRows:
 
 
 @dataclass(frozen=True)
+class SequenceRows:
+    """Rows of several sequences each, with their labels: [B, S, T] in the place of [B, T]."""
+
+    data: Tokens
+    starts: Rows
+    """Row i has the sequences starts[i] to starts[i + 1]."""
+    labels: NDArray[Any]
+    pad_id: int
+    max_length: int
+    pad_to: int
+    num_sequences: int
+    """S of every batch."""
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row with its padding, were it alone."""
+        longest = np.maximum.reduceat(self.data.lengths, self.starts[:-1])
+        return longest.astype(np.int64) * self.num_sequences
+
+    @cached_property
+    def num_tokens(self) -> NDArray[np.int64]:
+        """Tokens of each row without padding."""
+        return np.add.reduceat(self.data.lengths, self.starts[:-1], dtype=np.int64)
+
+    @cached_property
+    def cut_share(self) -> NDArray[np.float32]:
+        """The share of each row that was cut off: the mean over its sequences."""
+        sums = np.add.reduceat(self.data.cut_share, self.starts[:-1])
+        return (sums / np.diff(self.starts)).astype(np.float32)
+
+    def batches(self, rows: Rows, token_budget: int) -> Iterator[Batch]:
+        for some in self.cut(rows, token_budget):
+            yield self.batch(some)
+
+    def cut(self, rows: Rows, token_budget: int) -> Iterator[Rows]:
+        """The rows of each batch."""
+        return micro_batches(rows, self.lengths, token_budget, self.pad_to)
+
+    def batch(self, rows: Rows) -> Batch:
+        places_BS = self.starts[rows][:, None] + np.arange(self.num_sequences)
+        is_there_BS = places_BS < self.starts[rows + 1][:, None]
+        lengths_BS = np.zeros(places_BS.shape, np.int64)
+        chosen_N = places_BS[is_there_BS]
+        lengths_N = self.data.lengths[chosen_N].astype(np.int64)
+        width = max(padded_length(int(lengths_N.max()), self.pad_to, self.max_length), 1)
+        tokens_BST = np.full((*places_BS.shape, width), self.pad_id, np.int64)
+        tokens_NT = np.full((len(chosen_N), width), self.pad_id, np.int64)
+        _fill(tokens_NT, self.data.tokens, self.data.offsets[chosen_N], lengths_N)
+        tokens_BST[is_there_BS] = tokens_NT
+        lengths_BS[is_there_BS] = read_lengths(lengths_N)
+        return Batch(
+            torch.from_numpy(tokens_BST),
+            torch.from_numpy(lengths_BS),
+            torch.from_numpy(self.cut_share[rows]),
+            label_tensor(self.labels[rows]),
+        )
+
+
+def rows_of_tokens(
+    split: TokenSet,
+    labels: NDArray[Any],
+    *,
+    pad_id: int,
+    max_length: int,
+    pad_to: int,
+    num_sequences: int = 1,
+) -> "TokenRows | SequenceRows":
+    """The rows of a split; `num_sequences` is the most that a row may have."""
+    # Two of these are computed anew each time they are asked for.
+    data = Tokens(split.tokens, split.offsets, split.lengths, split.cut_share)
+    if split.starts is None:
+        return TokenRows(data, labels, pad_id, max_length, pad_to)
+    return SequenceRows(data, split.starts, labels, pad_id, max_length, pad_to, num_sequences)
+
+
+@dataclass(frozen=True)
 class FeatureRows:
     """The same rows as `source`, but with the pooled vectors in the place of the tokens."""
 
-    source: TokenRows
+    source: TokenRows | SequenceRows
     features: NDArray[np.float32]
 
     def batches(self, rows: Rows, token_budget: int) -> Iterator[Batch]:
@@ -230,7 +327,7 @@ class HiddenRows:
         return replace(batch, hidden_BTD=as_tensor(hidden_BTD), block=self.block)
 
 
-RowSource = TokenRows | FeatureRows | HiddenRows
+RowSource = TokenRows | SequenceRows | FeatureRows | HiddenRows
 
 
 def read_lengths(lengths: NDArray[Any]) -> NDArray[np.int64]:
@@ -244,11 +341,11 @@ def as_tensor(stored: NDArray[Any]) -> Tensor:
     return tensor.view(torch.bfloat16) if stored.dtype == np.int16 else tensor
 
 
-def _without_tokens(source: TokenRows, rows: Rows) -> Batch:
+def _without_tokens(source: TokenRows | SequenceRows, rows: Rows) -> Batch:
     return Batch(
         torch.empty(len(rows), 0, dtype=torch.int64),
-        torch.from_numpy(read_lengths(source.data.lengths[rows])),
-        torch.from_numpy(source.data.cut_share[rows].astype(np.float32)),
+        torch.from_numpy(read_lengths(source.num_tokens[rows])),
+        torch.from_numpy(source.cut_share[rows].astype(np.float32)),
         label_tensor(source.labels[rows]),
     )
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gpt2cls.data.keys import row_keys
-from gpt2cls.data.prepare import Prepared
+from gpt2cls.data.forms import sequences
+from gpt2cls.data.prepare import Prepared, with_keys
 from gpt2cls.data.report import DataReport, Problem, TokenReport
 from gpt2cls.data.tasks import Split, Task
 
@@ -40,14 +40,16 @@ def check(
     Args:
         prepared: the splits.
         encode: counts tokens; None: the report has no token lengths, unless they are given.
-        full_lengths: for each split the tokens of each row, where they were counted before.
+        full_lengths: for each split the tokens of each sequence, where they were counted before.
         max_length: tokens, from which on a text is cut off.
     """
     splits = prepared.splits
     lengths = dict(full_lengths or {})
     if encode is not None:
         lengths |= {
-            name: _lengths(split, encode) for name, split in splits.items() if name not in lengths
+            name: _lengths(prepared.task, split, encode)
+            for name, split in splits.items()
+            if name not in lengths
         }
     return DataReport(
         rows=sum(len(split) for split in splits.values()),
@@ -64,7 +66,7 @@ def check(
 
 
 def _problems(task: Task, splits: dict[str, Split]) -> Iterator[Problem]:
-    keys = {name: _keys(split) for name, split in splits.items()}
+    keys = {name: _keys(task, split) for name, split in splits.items()}
     yield from _empty_texts(splits)
     yield from _duplicates(splits, keys)
     yield from _overlaps(splits, keys)
@@ -72,18 +74,21 @@ def _problems(task: Task, splits: dict[str, Split]) -> Iterator[Problem]:
     yield from _class_problems(task, splits)
 
 
-def _keys(split: Split) -> NDArray[np.uint64]:
-    return row_keys(split.texts, split.pairs) if split.keys is None else split.keys
+def _keys(task: Task, split: Split) -> NDArray[np.uint64]:
+    keys = with_keys(split, task).keys if split.keys is None else split.keys
+    assert keys is not None
+    return keys
 
 
-def _lengths(split: Split, encode: TokenLengths) -> NDArray[Any]:
+def _lengths(task: Task, split: Split, encode: TokenLengths) -> NDArray[Any]:
     parts = []
     for start in range(0, len(split), BATCH_ROWS):
         texts = split.texts.slice(start, BATCH_ROWS).to_pylist()
         pairs = None
         if split.pairs is not None:
             pairs = split.pairs.slice(start, BATCH_ROWS).to_pylist()
-        parts.append(np.asarray(encode.encode_lengths(texts, pairs)))
+        read = sequences(texts, pairs, task)
+        parts.append(np.asarray(encode.encode_lengths(read.texts, read.pairs)))
     return np.concatenate(parts)
 
 

@@ -11,12 +11,20 @@ from numpy.typing import NDArray
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
-def row_keys(texts: pa.ChunkedArray, pairs: pa.ChunkedArray | None = None) -> NDArray[np.uint64]:
-    """Equal for equal texts. Two of a million different texts are alike once in 40 million sets."""
+def row_keys(
+    texts: pa.ChunkedArray, pairs: pa.ChunkedArray | None = None, *, is_ordered: bool = True
+) -> NDArray[np.uint64]:
+    """Equal for equal texts. Two of a million different texts are alike once in 40 million sets.
+
+    A pair that is not ordered has the key of its reverse.
+    """
     keys = _hashes(texts)
     if pairs is None:
         return keys
-    return (keys * _ODD) ^ _hashes(pairs)  # wraps; the order within a pair matters
+    others = _hashes(pairs)
+    if not is_ordered:
+        keys, others = np.minimum(keys, others), np.maximum(keys, others)
+    return (keys * _ODD) ^ others  # wraps; the order within a pair matters
 
 
 def fingerprint(parts: Iterable[bytes | NDArray[np.generic]]) -> str:

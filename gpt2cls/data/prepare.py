@@ -16,7 +16,7 @@ from gpt2cls.data.report import Problem
 from gpt2cls.data.rows import Columns, Rows
 from gpt2cls.data.sources import read_source
 from gpt2cls.data.splitting import hold_out
-from gpt2cls.data.tasks import Split, Task
+from gpt2cls.data.tasks import Split, Task, TaskKind
 from gpt2cls.data.values import some
 from gpt2cls.errors import DataError
 
@@ -74,7 +74,8 @@ def prepare(config: DataConfig, *, base_dir: Path, seed: int) -> Prepared:
     rows = choose(found, "train", config.train)
     require_labels(rows, config.label, config.train)
     names = label_names(rows, config.label, config.train)
-    task = Task("multi_label" if rows.is_multi_label else "single_label", names, _is_pair(rows))
+    kind: TaskKind = "multi_label" if rows.is_multi_label else "single_label"
+    task = Task(kind, names, _is_pair(rows), both_orders=config.pair == "both_orders")
     notes = _Notes()
 
     train = _split(rows, task)
@@ -211,23 +212,24 @@ def _known(rows: Rows, task: Task) -> tuple[Split, list[str]]:
     numbers, unknown = label_numbers(rows, task)
     split = Split(rows.texts, rows.pairs, numbers, None, rows.origin)
     if not unknown:
-        return with_keys(split), []
+        return with_keys(split, task), []
     is_known = np.ones(len(rows), bool)
     lines = []
     for name, rows_with in unknown.items():
         is_known[rows_with] = False
         lines.append(f"{name!r} in {len(rows_with):,} rows ({some(rows_with[:1], rows.where)})")
-    return with_keys(kept(split, is_known)), lines
+    return with_keys(kept(split, is_known), task), lines
 
 
 def _split(rows: Rows, task: Task) -> Split:
     numbers, unknown = label_numbers(rows, task)
     assert not unknown
-    return with_keys(Split(rows.texts, rows.pairs, numbers, None, rows.origin))
+    return with_keys(Split(rows.texts, rows.pairs, numbers, None, rows.origin), task)
 
 
-def with_keys(split: Split) -> Split:
-    return replace(split, keys=row_keys(split.texts, split.pairs))
+def with_keys(split: Split, task: Task | None = None) -> Split:
+    is_ordered = task is None or not task.both_orders
+    return replace(split, keys=row_keys(split.texts, split.pairs, is_ordered=is_ordered))
 
 
 def _divide(split: Split, share: float, name: str, seed: tuple[int, int]) -> tuple[Split, Split]:

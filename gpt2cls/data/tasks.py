@@ -23,9 +23,18 @@ class Task:
     labels: tuple[str, ...]
     """Class names, sorted; a label's number is its position."""
     is_pair: bool
+    both_orders: bool = False
+    """A pair has no order: the model reads it in both."""
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences of tokens that stand for a row, at most."""
+        return 2 if self.both_orders else 1
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "labels": list(self.labels), "is_pair": self.is_pair}
+        plain = {"kind": self.kind, "labels": list(self.labels), "is_pair": self.is_pair}
+        # What is as it always was is not said, so that older folders and newer ones are alike.
+        return plain | ({"both_orders": True} if self.both_orders else {})
 
     @classmethod
     def from_json(cls, document: Any) -> "Task":
@@ -37,16 +46,23 @@ class Task:
         fault = _fault_of(document)
         if fault:
             raise DataError(f"the description of a task {fault}; it was not written by gpt2cls")
-        return cls(document["kind"], tuple(document["labels"]), document["is_pair"])
+        return cls(**document | {"labels": tuple(document["labels"])})
+
+
+_FIELDS = frozenset({"kind", "labels", "is_pair"})
+_MORE_FIELDS = frozenset({"both_orders"})
 
 
 def _fault_of(document: Any) -> str | None:
-    if not isinstance(document, dict) or set(document) != {"kind", "labels", "is_pair"}:
+    if not isinstance(document, dict) or not _FIELDS <= set(document) <= _FIELDS | _MORE_FIELDS:
         return "does not have exactly the fields kind, labels and is_pair"
     if document["kind"] not in ("single_label", "multi_label"):
         return f"has kind = {document['kind']!r}, which is neither single_label nor multi_label"
     if not isinstance(document["is_pair"], bool):
         return f"has is_pair = {document['is_pair']!r}, which is neither true nor false"
+    both_orders = document.get("both_orders", False)
+    if not isinstance(both_orders, bool) or both_orders > document["is_pair"]:
+        return f"has both_orders = {both_orders!r}, which only a pair can have"
     labels = document["labels"]
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         return "has labels that are not a list of names"

@@ -1,7 +1,7 @@
 """The whole network: backbone, pooling, head.
 
-Letters in tensor names: B rows, T tokens, D features of a token, F features of the pooled vector,
-C classes.
+Letters in tensor names: B rows, S sequences of a row, N sequences of all rows, T tokens,
+D features of a token, F features of the pooled vector, C classes.
 """
 
 from pathlib import Path
@@ -31,10 +31,26 @@ class Classifier(nn.Module):
         self.head = head
 
     def features(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Pooled vectors [B, F], before dropout: what can be kept while the backbone is frozen."""
+        """Pooled vectors [B, F], before dropout: what can be kept while the backbone is frozen.
+
+        Tokens [B, S, T] with lengths [B, S] are rows of several sequences, see `of_rows`.
+        """
+        if tokens_BT.dim() == 3:
+            is_there_BS = lengths_B > 0
+            of_each_NF = self.features(tokens_BT[is_there_BS], lengths_B[is_there_BS])
+            return self.of_rows(of_each_NF, is_there_BS)
         if self.pooling.kind == "last" and isinstance(self.backbone, GPT2Backbone | PackedGPT2):
             return self.backbone.last_hidden(tokens_BT, lengths_B).float()
         return self.pooling(self.backbone(tokens_BT, lengths_B), lengths_B)  # type: ignore[no-any-return]
+
+    def of_rows(self, of_each_NF: Tensor, is_there_BS: Tensor) -> Tensor:
+        """What the head reads of rows of several sequences: the sum of their vectors.
+
+        Source: Radford et al. 2018, section 3.3 (similarity: both representations, added).
+        """
+        features_BSF = of_each_NF.new_zeros(*is_there_BS.shape, of_each_NF.shape[1])
+        features_BSF[is_there_BS] = of_each_NF
+        return features_BSF.sum(dim=1)
 
     def hidden_below(self, tokens_BT: Tensor, lengths_B: Tensor, block: int | None) -> Tensor:
         """The hidden states [B, T, D] that enter `block` of a GPT-2; None: leave the backbone."""

@@ -1,6 +1,6 @@
 """Language modelling beside classification: the loss of the labels plus a part of the texts'.
 
-Letters in tensor names: B rows, T tokens, N tokens of all rows.
+Letters in tensor names: B rows, S sequences of a row, N sequences of all rows, T tokens.
 """
 
 from collections.abc import Callable
@@ -39,27 +39,47 @@ def joint_loss(model: Classifier, of_labels: LabelLoss, weight: float) -> Callab
 
     def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
         assert isinstance(model, Classifier)
-        tokens_BT, lengths_B = batch.tokens_BT, batch.lengths_B
-        hidden_BTD = model.backbone(tokens_BT, lengths_B)
-        features_BF = model.pooling(hidden_BTD, lengths_B)
+        tokens_NT, lengths_N, share_N = _sequences(batch)
+        hidden_NTD = model.backbone(tokens_NT, lengths_N)
+        features_BF = model.pooling(hidden_NTD, lengths_N)
+        if batch.lengths_B.dim() == 2:
+            features_BF = model.of_rows(features_BF, batch.lengths_B > 0)
         logits_BC = model.head_logits(features_BF, batch.cut_share_B)
-        texts = _text_loss(model, hidden_BTD, tokens_BT, lengths_B)
+        texts = _text_loss(model, hidden_NTD, tokens_NT, lengths_N, share_N)
         return of_labels(logits_BC, batch.labels) + weight * texts
 
     return loss_sum
 
 
+def _sequences(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The tokens, the lengths and the share in its row of every sequence; None: all 1."""
+    if batch.lengths_B.dim() == 1:
+        return batch.tokens_BT, batch.lengths_B, None
+    is_there_BS = batch.lengths_B > 0
+    share_BS = is_there_BS / is_there_BS.sum(dim=1, keepdim=True)
+    return batch.tokens_BT[is_there_BS], batch.lengths_B[is_there_BS], share_BS[is_there_BS]
+
+
 def _text_loss(
-    model: Classifier, hidden_BTD: Tensor, tokens_BT: Tensor, lengths_B: Tensor
+    model: Classifier,
+    hidden_NTD: Tensor,
+    tokens_NT: Tensor,
+    lengths_N: Tensor,
+    share_N: Tensor | None,
 ) -> Tensor:
-    """The mean cross-entropy of each text's tokens from the second on, summed over the texts."""
-    T = hidden_BTD.shape[1]
-    has_next_BT = token_mask(lengths_B - 1, T)
-    targets_BT = torch.full_like(tokens_BT[:, :T], -1)
-    targets_BT[:, :-1] = tokens_BT[:, 1:T]
-    targets_BT = targets_BT.masked_fill(~has_next_BT, -1)
-    weights_BT = has_next_BT / (lengths_B - 1).clamp(min=1)[:, None]
+    """The mean cross-entropy of each text's tokens from the second on, summed over the rows.
+
+    That of a row of several sequences is the mean over them.
+    """
+    T = hidden_NTD.shape[1]
+    has_next_NT = token_mask(lengths_N - 1, T)
+    targets_NT = torch.full_like(tokens_NT[:, :T], -1)
+    targets_NT[:, :-1] = tokens_NT[:, 1:T]
+    targets_NT = targets_NT.masked_fill(~has_next_NT, -1)
+    weights_NT = has_next_NT / (lengths_N - 1).clamp(min=1)[:, None]
+    if share_N is not None:
+        weights_NT = weights_NT * share_N[:, None]
     table_VD: Any = model.backbone.wte.weight  # type: ignore[union-attr]
     return next_token_loss(
-        hidden_BTD.flatten(0, 1), table_VD, targets_BT.flatten(), weights_BT.flatten()
+        hidden_NTD.flatten(0, 1), table_VD, targets_NT.flatten(), weights_NT.flatten()
     )

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gpt2cls.config import TrainConfig
-from gpt2cls.data.batches import BatchPlan, RowSource, TokenRows, Tokens, label_tensor, shard
+from gpt2cls.data.batches import (
+    BatchPlan,
+    RowSource,
+    SequenceRows,
+    TokenRows,
+    label_tensor,
+    rows_of_tokens,
+    shard,
+)
 from gpt2cls.data.encode import open_tokens
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import RequestError
@@ -74,18 +82,18 @@ def open_classification(payload: RankPayload, task: Task, compute: Compute) -> C
     Raises:
         RequestError: settings that do not fit the data; found before the first step.
     """
-    train = _rows(payload, payload.train_tokens, payload.train_labels, compute)
-    validation = _rows(payload, payload.validation_tokens, payload.validation_labels, compute)
+    train = _rows(payload, task, payload.train_tokens, payload.train_labels, compute)
+    validation = _rows(payload, task, payload.validation_tokens, payload.validation_labels, compute)
     config = payload.train
     check_metric(selecting_metric(payload), validation.labels, task)
     return Classification(
         task=task,
         objective=new_objective(config, train.labels, task),
-        plan=BatchPlan(train.data.lengths, config.batch_size, config.seed),
+        plan=BatchPlan(train.lengths, config.batch_size, config.seed),
         train=train,
         train_labels=train.labels,
         validation=validation,
-        validation_lengths=validation.data.lengths,
+        validation_lengths=validation.lengths,
         validation_labels=validation.labels,
         compute=compute,
     )
@@ -96,13 +104,18 @@ def new_objective(config: TrainConfig, train_labels: NDArray[Any], task: Task) -
     return Objective(task.kind == "multi_label", weights, config.label_smoothing)
 
 
-def _rows(payload: RankPayload, tokens: Path, labels: Path | None, compute: Compute) -> TokenRows:
+def _rows(
+    payload: RankPayload, task: Task, tokens: Path, labels: Path | None, compute: Compute
+) -> TokenRows | SequenceRows:
     assert labels is not None, "only a payload without labels has none"
-    split = open_tokens(tokens)
-    # Two of these are computed anew each time they are asked for.
-    arrays = Tokens(split.tokens, split.offsets, split.lengths, split.cut_share)
-    labels_N = np.load(labels, allow_pickle=False)
-    return TokenRows(arrays, labels_N, payload.pad_id, payload.max_length, compute.pad_to)
+    return rows_of_tokens(
+        open_tokens(tokens),
+        np.load(labels, allow_pickle=False),
+        pad_id=payload.pad_id,
+        max_length=payload.max_length,
+        pad_to=compute.pad_to,
+        num_sequences=task.num_sequences,
+    )
 
 
 def selecting_metric(payload: RankPayload) -> str:

@@ -21,6 +21,7 @@ from gpt2cls.data.batches import (
     FeatureRows,
     HiddenRows,
     RowSource,
+    SequenceRows,
     TokenRows,
     as_tensor,
     read_lengths,
@@ -55,15 +56,16 @@ rounding to bf16 is up to 0.004. Values of other weights or texts differ by far 
 class Kept:
     """What is kept of which texts."""
 
-    source: TokenRows
+    source: TokenRows | SequenceRows
     depth: Depth
     spec: ArraySpec
     offsets: NDArray[np.int64]
-    """The vectors of text i are at offsets[i] to offsets[i + 1]."""
+    """The vectors of row i are at offsets[i] to offsets[i + 1]."""
 
     def rows(self, values: NDArray[Any]) -> FeatureRows | HiddenRows:
         if self.depth == "pooled":
             return FeatureRows(self.source, values)
+        assert isinstance(self.source, TokenRows)
         block = None if self.depth == "final" else self.depth
         return HiddenRows(self.source, values, self.offsets, block)
 
@@ -75,7 +77,7 @@ class Kept:
 
 def kept_features(
     model: nn.Module,
-    source: TokenRows,
+    source: TokenRows | SequenceRows,
     cache_dir: Path,
     compute: Compute,
     *,
@@ -99,6 +101,9 @@ def kept_features(
     """
     if isinstance(depth, int) and not isinstance(model.backbone, GPT2Backbone):
         tell("this backbone cannot be cut at a block: what is frozen is computed in every step")
+        return source
+    if isinstance(source, SequenceRows) and depth != "pooled":
+        tell("rows of several sequences: what is frozen is computed in every step")
         return source
     kept, ranks = _kept(model, source, depth, compute.precision), compute.ranks
     key = features_key(model, source, depth, compute.precision)
@@ -127,7 +132,9 @@ def kept_features(
     return kept.rows(values)
 
 
-def features_key(model: nn.Module, source: TokenRows, depth: Depth, precision: Name) -> str:
+def features_key(
+    model: nn.Module, source: TokenRows | SequenceRows, depth: Depth, precision: Name
+) -> str:
     """A fingerprint of all that the values depend on: content, not names or times of files."""
     digest = hashlib.blake2b(f"2 {precision} {depth}".encode(), digest_size=16)
     below = _prefixes(depth)
@@ -142,7 +149,8 @@ def features_key(model: nn.Module, source: TokenRows, depth: Depth, precision: N
     pooling: Any = model.pooling
     shapes = (source.max_length, source.pad_to, source.pad_id)
     digest.update(f"{pooling.kind} {shapes}".encode())
-    for array in (source.data.offsets, source.data.tokens):
+    starts = [source.starts] if isinstance(source, SequenceRows) else []
+    for array in (source.data.offsets, source.data.tokens, *starts):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
@@ -161,8 +169,10 @@ class Progress:
             self.tell(f"features: {self.done / self.num_rows:.0%} of the texts")
 
 
-def _kept(model: nn.Module, source: TokenRows, depth: Depth, precision: Name) -> Kept:
-    lengths = source.data.lengths
+def _kept(
+    model: nn.Module, source: TokenRows | SequenceRows, depth: Depth, precision: Name
+) -> Kept:
+    lengths = source.lengths
     per_text = np.ones(len(lengths), np.int64) if depth == "pooled" else read_lengths(lengths)
     part: Any = model.pooling if depth == "pooled" else model.backbone
     is_exact = depth == "pooled" or precision == "fp32"
@@ -197,7 +207,7 @@ def _reserved(cache_dir: Path, aside: Path, spec: ArraySpec) -> str | None:
 def _compute(
     model: nn.Module, kept: Kept, out: NDArray[Any], compute: Compute, tell: Callable[[str], None]
 ) -> None:
-    ranks, lengths = compute.ranks, kept.source.data.lengths
+    ranks, lengths = compute.ranks, kept.source.lengths
     size_mb = kept.spec.size_bytes / 1e6
     tell(f"{_what(kept.depth)} of {len(lengths):,} texts, once ({size_mb:,.1f} MB)")
     progress = Progress(-(-len(lengths) // ranks.world), tell)
@@ -217,7 +227,7 @@ def _compute(
 
 def _is_right(model: nn.Module, kept: Kept, values: NDArray[Any], compute: Compute) -> bool:
     """Whether a handful of texts, others on each rank, have the values that the model computes."""
-    num_texts, ranks = len(kept.source.data.lengths), compute.ranks
+    num_texts, ranks = len(kept.source.lengths), compute.ranks
     chosen = np.linspace(0, num_texts - 1, CHECKED_TEXTS * ranks.world).astype(np.int64)
     rows = np.unique(chosen[ranks.rank :: ranks.world])
     answers = [True]

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt2cls.data.batches import BatchPlan, FeatureRows, Rows, TokenRows
+from gpt2cls.data.batches import BatchPlan, FeatureRows, Rows, SequenceRows, TokenRows
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import NonFiniteLoss, RequestError
 from gpt2cls.model.classifier import Classifier, with_new_head
@@ -152,7 +152,7 @@ def _with_pooled_vectors(
     train, validation = (
         kept_features(model, rows, cache, data.compute, job=job, tell=tell)
         for rows in (data.train, data.validation)
-        if isinstance(rows, TokenRows)
+        if isinstance(rows, TokenRows | SequenceRows)
     )
     if not (isinstance(train, FeatureRows) and isinstance(validation, FeatureRows)):
         raise RequestError(f"no room in {cache} for the pooled vectors that the heads share")
@@ -232,10 +232,10 @@ class _Group:
         self.labels = data.train_labels
         # np.asarray: a memory map makes a map of each choice of rows, which takes longer.
         self.features_RF = np.asarray(data.train.features)
-        self.cut_share_R = np.asarray(data.train.source.data.cut_share, np.float32)
-        self.lengths_R = np.maximum(data.train.source.data.lengths, 1)
+        self.cut_share_R = np.asarray(data.train.source.cut_share, np.float32)
+        self.lengths_R = np.maximum(data.train.source.num_tokens, 1)
         self.validation = data.validation
-        self.validation_cut_share = np.asarray(data.validation.source.data.cut_share, np.float32)
+        self.validation_cut_share = np.asarray(data.validation.source.cut_share, np.float32)
         self.stack = HeadStack(
             [member.head for member in members],
             [member.payload.train for member in members],

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2cls.data.batches import RowSource, TokenRows
+from gpt2cls.data.batches import RowSource, SequenceRows, TokenRows
 from gpt2cls.data.encode import open_tokens
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import RequestError
@@ -45,7 +45,7 @@ def learn_labels(
         keep_used_rows(model.backbone, _used_tokens(payload))
     data = open_classification(payload, task, Compute(ranks, precision, budget))
 
-    def keep(rows: TokenRows, depth: Depth) -> RowSource:
+    def keep(rows: TokenRows | SequenceRows, depth: Depth) -> RowSource:
         cache_dir = (payload.cache_dir or payload.job_dir) / "features"
         name = payload.job_dir.name
         return kept_features(model, rows, cache_dir, data.compute, job=name, tell=tell, depth=depth)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from gpt2cls.data.batches import RowSource, TokenRows
+from gpt2cls.data.batches import RowSource, SequenceRows, TokenRows
 from gpt2cls.training.classification import Classification
 from gpt2cls.training.freezing import Depth, frozen_depth, trainable_names
 from gpt2cls.training.loop import StepData
@@ -22,7 +22,7 @@ class Phases:
     """As tokens."""
     model: nn.Module
     freeze: str
-    keep: Callable[[TokenRows, Depth], RowSource]
+    keep: Callable[[TokenRows | SequenceRows, Depth], RowSource]
     """The same rows, with what stands at a depth; every rank calls it at the same steps."""
     _kept: dict[str, tuple[Depth, RowSource]] = field(default_factory=dict)
     _depths: dict[int, Depth | None] = field(default_factory=dict)
@@ -51,6 +51,6 @@ class Phases:
             self._kept.pop(name, None)
             return tokens
         if name not in self._kept or self._kept[name][0] != depth:
-            assert isinstance(tokens, TokenRows), "what was kept already is not kept again"
+            assert isinstance(tokens, TokenRows | SequenceRows), "what was kept is not kept again"
             self._kept[name] = depth, self.keep(tokens, depth)
         return self._kept[name][1]
