@@ -5,7 +5,7 @@ Letters in array names: N rows, C classes, B rows of a batch, T tokens.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -20,7 +20,7 @@ from gpt2cls.errors import RequestError
 from gpt2cls.metrics import predictions
 from gpt2cls.model.backbone import Backbone
 from gpt2cls.model.classifier import Classifier
-from gpt2cls.model.folder import ModelInfo, load_classifier
+from gpt2cls.model.folder import ModelInfo, load_classifier, members_of
 from gpt2cls.model.packed import PackedGPT2, can_pack
 from gpt2cls.training.allocator import keep_freed_memory
 from gpt2cls.training.memory import TokenBudget
@@ -51,6 +51,8 @@ class Predictor:
     tokenizer: TextTokenizer
     info: ModelInfo
     device: torch.device
+    others: tuple["Predictor", ...] = ()
+    """Models that are asked too, whose answers are averaged with this one's."""
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto", threads: int | None = None) -> "Predictor":
@@ -64,7 +66,10 @@ class Predictor:
             torch.set_num_threads(threads)
         keep_freed_memory()
         place = _device(device)
-        return cls.of(*load_classifier(folder), place)
+        first, *others = [
+            cls.of(*load_classifier(member), place) for member in members_of(folder) or [folder]
+        ]
+        return replace(first, others=tuple(others))
 
     @classmethod
     def of(
@@ -92,6 +97,16 @@ class Predictor:
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> NDArray[np.float32]:
         """Probabilities [N, C] in the order of the texts, whatever order they were computed in."""
+        answers_NC = self.of_each(texts, pairs)
+        return answers_NC[0] if len(answers_NC) == 1 else np.mean(answers_NC, axis=0)
+
+    def of_each(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> list[NDArray[np.float32]]:
+        """What each model of an ensemble answers, its probabilities [N, C]."""
+        return [one._own(texts, pairs) for one in (self, *self.others)]
+
+    def _own(self, texts: Sequence[str], pairs: Sequence[str] | None) -> NDArray[np.float32]:
         probs_NC = np.empty((len(texts), len(self.labels)), np.float32)
         for first in range(0, len(texts), ROWS_ENCODED_AT_ONCE):
             some = slice(first, first + ROWS_ENCODED_AT_ONCE)

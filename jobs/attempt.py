@@ -30,7 +30,15 @@ from jobs.job_folder import JOB_FILE, RESOLVED_FILE, base_dir_of, write_job_fold
 from jobs.joblog import JobLog
 from jobs.provenance import run_tags
 from jobs.record import Record, run_page
-from jobs.spec import AnyJob, FinetuneJob, PipelineJob, PretrainJob, SweepJob, dump
+from jobs.spec import (
+    AnyJob,
+    EnsembleJob,
+    FinetuneJob,
+    PipelineJob,
+    PretrainJob,
+    SweepJob,
+    dump,
+)
 from jobs.spool import write_json
 from jobs.states import State
 from jobs.store import Store
@@ -138,7 +146,7 @@ def run_attempt(
 
 def run_work(
     job_id: str,
-    job: FinetuneJob | PretrainJob | SweepJob | PipelineJob,
+    job: FinetuneJob | PretrainJob | SweepJob | PipelineJob | EnsembleJob,
     work: Callable[[Attempt], dict[str, Any]],
     *,
     surroundings: Surroundings,
@@ -254,7 +262,13 @@ def measure_and_register(
     document = {"job_id": attempt.job_id, **outcome.document()}
     with attempt.watch.stage("register"):
         document |= publish(
-            job, attempt.job_id, outcome, prepared, record, attempt.surroundings, log
+            job,
+            attempt.job_id,
+            outcome,
+            prepared.fingerprint,
+            record,
+            attempt.surroundings,
+            log,
         )
     document["seconds"] = attempt.watch.seconds
     write_json(attempt.dir / "result.json", document)

@@ -65,6 +65,10 @@ def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
         from jobs.pretrain import resume_pretrain
 
         document = resume_pretrain(found.id, surroundings, messages())
+    elif found.kind == "ensemble":
+        from jobs.ensemble import resume_ensemble
+
+        document = resume_ensemble(found.id, surroundings, messages())
     else:
         from jobs.finetune import resume_finetune
 

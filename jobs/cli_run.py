@@ -33,6 +33,7 @@ def _run(
 ) -> tuple[dict[str, Any], Callable[[dict[str, Any], "Console"], None]]:
     """Hand the job to the driver of its kind; its document, and how to show it."""
     from jobs.spec import (
+        EnsembleJob,
         EvaluateJob,
         FinetuneJob,
         PipelineJob,
@@ -65,6 +66,12 @@ def _run(
 
         document = run_pipeline(file.text, job, base_dir, surroundings, say)
         return document, show_pipeline
+    if isinstance(job, EnsembleJob):
+        refuse_if_unwritable(surroundings.home)
+
+        from jobs.ensemble import run_ensemble
+
+        return run_ensemble(file.text, job, base_dir, surroundings, say), show_end
     if isinstance(job, PrepareJob):
         from jobs.prepare import run_prepare
 

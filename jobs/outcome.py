@@ -125,9 +125,9 @@ def measure(
         ),
         model_folder=job_dir / MODEL_FOLDER,
         figures=_figures(test or validation, prepared.task.labels, job_dir / "figures"),
-        example=_head(split, _EXAMPLE_ROWS),
+        example=example_of(split),
         # Asked again: in bf16 an answer depends a little on what else is asked with it.
-        example_probs_NC=_probabilities(predictor, _head(split, _EXAMPLE_ROWS)),
+        example_probs_NC=_probabilities(predictor, example_of(split)),
         predictor=predictor,
     )
 
@@ -193,7 +193,8 @@ def _figures(table: dict[str, Any], labels: tuple[str, ...], folder: Path) -> li
     return [folder / name for name in pictures]
 
 
-def _head(split: Split, rows: int) -> Split:
-    return Split(
-        split.texts[:rows], None if split.pairs is None else split.pairs[:rows], split.labels[:rows]
-    )
+def example_of(split: Split) -> Split:
+    """The first rows of a split."""
+    rows = slice(_EXAMPLE_ROWS)
+    pairs = None if split.pairs is None else split.pairs[rows]
+    return Split(split.texts[rows], pairs, split.labels[rows])

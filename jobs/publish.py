@@ -3,14 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Surroundings
-from gpt2cls.data.prepare import Prepared
 from gpt2cls.model.backbone import AutoBackbone
 from jobs.joblog import JobLog
 from jobs.outcome import Outcome, numbers
 from jobs.package import requirements, store_package, verify_in_fresh_process
 from jobs.record import Record
 from jobs.registry import register, run_on_server
-from jobs.spec import FinetuneJob
+from jobs.spec import EnsembleJob, FinetuneJob
 from jobs.tracking import connect
 
 if TYPE_CHECKING:
@@ -20,10 +19,10 @@ _SIGNATURE_ROWS = 3
 
 
 def publish(
-    job: FinetuneJob,
+    job: FinetuneJob | EnsembleJob,
     job_id: str,
     outcome: Outcome,
-    prepared: Prepared,
+    data_fingerprint: str,
     record: Record,
     surroundings: Surroundings,
     log: JobLog,
@@ -55,7 +54,10 @@ def publish(
         example=example,
         example_output=outcome.predictor.predict_frame(example),
         pip_requirements=requirements(
-            is_generic=isinstance(outcome.predictor.model.backbone, AutoBackbone)
+            is_generic=any(
+                isinstance(one.model.backbone, AutoBackbone)
+                for one in (outcome.predictor, *outcome.predictor.others)
+            )
         ),
     )
     difference = verify_in_fresh_process(
@@ -77,7 +79,7 @@ def publish(
         job_id=job_id,
         metrics=numbers(outcome.table),
         split=outcome.split,
-        data_fingerprint=prepared.fingerprint,
+        data_fingerprint=data_fingerprint,
         gate_metric=gate.metric,
         minimum=gate.min,
         beats_champion=gate.beats is not None,

@@ -22,6 +22,7 @@ _PATHS: tuple[Path_, ...] = (
     ("model", "backbone"),
     ("model", "tokenizer"),
     ("model",),
+    ("models",),
     ("input",),
     ("output",),
 )

@@ -231,6 +231,19 @@ class PrepareJob(PrepareStage):
     test.parquet and report.json. A stage of a pipeline has no such field."""
 
 
+class EnsembleJob(Block):
+    """Make one model of several: its probabilities are the mean of theirs."""
+
+    kind: Literal["ensemble"]
+    """What the job does."""
+    name: JobName
+    """Of the job, and of the MLflow experiment."""
+    models: Annotated[tuple[ModelAddress, ...], Strict(False), Field(min_length=2, max_length=32)]
+    """Models of one task, for example one that reads forward and one that reads backward."""
+    data: EvaluationData
+    registration: RegisterConfig = Field(RegisterConfig(), alias="register")
+
+
 class PredictJob(Block):
     """Predict every row of a file with a model."""
 
@@ -324,9 +337,16 @@ class PipelineJob(Block):
         return {name: needs[name] for name in order(needs)}
 
 
-AnyJob = AnyStageJob | SweepJob | PipelineJob
+AnyJob = AnyStageJob | SweepJob | EnsembleJob | PipelineJob
 Job = Annotated[
-    FinetuneJob | PretrainJob | SweepJob | PrepareJob | PredictJob | EvaluateJob | PipelineJob,
+    FinetuneJob
+    | PretrainJob
+    | SweepJob
+    | EnsembleJob
+    | PrepareJob
+    | PredictJob
+    | EvaluateJob
+    | PipelineJob,
     Field(discriminator="kind"),
 ]
 
@@ -334,6 +354,7 @@ KINDS: dict[str, type[AnyJob]] = {
     "finetune": FinetuneJob,
     "pretrain": PretrainJob,
     "sweep": SweepJob,
+    "ensemble": EnsembleJob,
     "prepare": PrepareJob,
     "predict": PredictJob,
     "evaluate": EvaluateJob,

@@ -33,6 +33,7 @@ from jobs.rank_files import ATTEMPTS_FILE
 from jobs.spec import (
     KINDS,
     AnyJob,
+    EnsembleJob,
     EvaluateJob,
     FinetuneJob,
     PipelineJob,
@@ -143,6 +144,12 @@ def _pipeline(job: PipelineJob, job_id: str, surroundings: Surroundings, tell: A
     return attempt_pipeline(job_id, job, surroundings, console_of(sys.stderr), tell)
 
 
+def _ensemble(job: EnsembleJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
+    from jobs.ensemble import attempt_ensemble
+
+    return attempt_ensemble(job_id, job, surroundings, console_of(sys.stderr), tell)
+
+
 def _evaluate(job: EvaluateJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
     from jobs.evaluate import run_evaluate
 
@@ -180,6 +187,7 @@ _WORK: dict[type, Callable[..., dict[str, Any]]] = {
     FinetuneJob: _finetune,
     PretrainJob: _pretrain,
     SweepJob: _sweep,
+    EnsembleJob: _ensemble,
     PipelineJob: _pipeline,
     EvaluateJob: _evaluate,
     PrepareJob: _prepare,

@@ -29,13 +29,14 @@ def saved_model(
     thresholds=None,
     pair=False,
     backbone="gpt2-tiny",
+    seed=0,
 ):
     """A folder with a small model of random weights."""
     task = Task("single_label" if thresholds is None else "multi_label", labels, pair)
     tokenizer = train_bpe([pa.chunked_array([TEXTS], pa.large_string())], 300)
     config = ModelConfig(backbone=backbone, temperature=0.1)
     shape = {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id, "max_length": 21}
-    model = build_classifier(config, task, **shape, seed=0, base_dir=folder)
+    model = build_classifier(config, task, **shape, seed=seed, base_dir=folder)
     text = ("first", "second") if pair else "text"
     info = ModelInfo(task=task, model=config, text=text, thresholds=thresholds, **shape)
     save_classifier(model, tokenizer, info, folder)

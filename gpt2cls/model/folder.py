@@ -4,12 +4,14 @@ gpt2cls.json           ModelInfo: the task, the settings, a checksum of every ot
 backbone/              config.json and model.safetensors, as transformers writes them
 head.safetensors       pooling and head
 tokenizer.json         and tokenizer_meta.json
+
+An ensemble is a folder with such a folder for each member, and a gpt2cls.json that names them.
 """
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,6 +51,8 @@ class ModelInfo(BaseModel):
     """Of each label of a multi-label task; None: 0.5."""
     vocab_size: int = Field(ge=1)
     pad_id: int = Field(ge=0)
+    members: tuple[str, ...] = ()
+    """Folders of the models whose probabilities are averaged; none: this is one model."""
     sha256: dict[str, str] = {}
     """Of each file; filled in by `save_classifier`."""
 
@@ -73,6 +77,38 @@ def save_classifier(
         (made / OUR_FORMAT).write_text(sealed.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     write_folder(folder, fill)
+
+
+def save_ensemble(members: Sequence[Path], folder: Path) -> None:
+    """Write copies of model folders as one; what it says of its task is what the first one says."""
+    names = tuple(f"member-{i}" for i in range(len(members)))
+
+    def fill(made: Path) -> None:
+        for name, member in zip(names, members, strict=True):
+            shutil.copytree(member, made / name)
+        info = read_info(members[0]).model_copy(
+            update={"members": names, "sha256": checksums(made)}
+        )
+        (made / OUR_FORMAT).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    write_folder(folder, fill)
+
+
+def members_of(folder: Path) -> list[Path]:
+    """The folders of the members of an ensemble, of members that are ensembles theirs.
+
+    Empty: the folder holds one model.
+
+    Raises:
+        ModelError: a file is missing or was altered.
+    """
+    info = read_info(folder)
+    if not info.members:
+        return []
+    pages = tuple(f"{name}/{OUR_FORMAT}" for name in info.members)
+    refuse_altered(folder, OUR_FORMAT, info.sha256, required=pages)
+    inner = [folder / name for name in info.members]
+    return [each for member in inner for each in members_of(member) or [member]]
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -105,6 +141,11 @@ def load_classifier(folder: Path) -> tuple[Classifier, TextTokenizer, ModelInfo]
         ModelError: it is no model folder, or a file of it is missing or was altered.
     """
     info = read_info(folder)
+    if info.members:
+        raise ModelError(
+            f"{folder}: is an ensemble of {len(info.members)} models, which has no weights of its "
+            f"own; give one of its members, such as {folder / info.members[0]}"
+        )
     refuse_altered(folder, OUR_FORMAT, info.sha256, required=REQUIRED)
     tokenizer = TextTokenizer.load(folder)
     if tokenizer.vocab_size > info.vocab_size:

@@ -170,3 +170,43 @@ def test_it_is_refused_where_a_classifier_is_needed(
     assert ended.returncode == 2
     assert "is a language model, which knows no labels" in ended.stderr
     assert not (commands.folder / "out.csv").exists()
+
+
+def test_a_forward_and_a_backward_classifier_are_one_registered_model(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    backward = {"train": {"objective": "backward"}, "register": {"model": "backward"}}
+    commands.json("run", pretrain_job(commands, "backward", **backward))
+    models = []
+    for backbone in ("language", "backward"):
+        job = write_job(
+            commands.folder / f"on-{backbone}.yaml",
+            name=f"on-{backbone}",
+            data={"train": "rows.csv", "test": 0.2, "max_length": 16},
+            model={"backbone": f"models:/{backbone}@champion"},
+            train={"epochs": 3, "lr": 1.0e-2, "precision": "fp32"},
+            register={"model": f"on-{backbone}"},
+        )
+        model = commands.json("run", str(job))["model"]
+        models.append(f"models:/{model['name']}/{model['version']}")
+    settings = {"kind": "ensemble", "name": "both", "models": models,
+                "data": {"test": "rows.csv"}, "register": {"model": "both"}}  # fmt: skip
+    path = commands.folder / "both.yaml"
+    path.write_text(json.dumps(settings))
+    document = commands.json("run", str(path))
+    assert set(document["members"]) == {*models}
+    assert document["model"] == {"name": "both", "version": 1, "alias": "champion"}
+    assert commands.mlflow().get_run(document["run_id"]).info.status == "FINISHED"
+    answers = {}
+    for model in (*models, "models:/both@champion"):
+        commands.json("predict", model, "rows.csv", "-o", "out.csv")
+        with (commands.folder / "out.csv").open() as file:
+            answers[model] = [float(row["p_sport"]) for row in csv.DictReader(file)]
+    *of_each, of_both = answers.values()
+    means = [sum(pair) / 2 for pair in zip(*of_each, strict=True)]
+    assert of_both == pytest.approx(means, abs=1e-6)
+    other = settings | {"models": [models[0], "models:/language/1"]}
+    path.write_text(json.dumps(other))
+    refused = commands.run("run", str(path))
+    assert refused.returncode == 2
+    assert "is a language model, which knows no labels" in refused.stderr
