@@ -45,7 +45,7 @@ def test_it_may_hold_another_ensemble(folders, ensemble, tmp_path):
 
 def test_an_altered_member_is_refused(ensemble):
     (ensemble / "member-1" / "head.safetensors").write_bytes(b"something else")
-    with pytest.raises(ModelError, match="member-1/head.safetensors: its checksum"):
+    with pytest.raises(ModelError, match=r"member-1/head\.safetensors: its checksum"):
         Predictor.load(ensemble)
 
 

@@ -124,8 +124,8 @@ def build_backbone(
     if (folder / OUR_FORMAT).is_file():
         if not (folder / "backbone").is_dir():
             raise ModelError(
-                f"model.backbone = {model.backbone!r}: is an ensemble, which has no backbone of its "
-                "own; give one of its members"
+                f"model.backbone = {model.backbone!r}: is an ensemble, without a backbone of "
+                "its own; give one of its members"
             )
         folder = folder / "backbone"
     backbone = load_backbone(folder, dropout=model.dropout, pad_id=pad_id)
