@@ -170,6 +170,14 @@ class Predictor:
         columns: dict[str, Any] = {"label": names, "score": probs_NC.max(axis=1)}
         return columns | {f"p_{name}": probs_NC[:, c] for c, name in enumerate(self.labels)}
 
+    def confidence(self, probs_NC: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How likely each row's labels are right: of several, the one that is least likely so."""
+        if self.info.task.kind == "multi_label":
+            chosen_NC = predictions(probs_NC, 2, self.info.thresholds)
+            probs_NC = np.where(chosen_NC, probs_NC, 1 - probs_NC)
+            return np.asarray(probs_NC.min(axis=1))
+        return np.asarray(probs_NC.max(axis=1))
+
     def predict_frame(self, frame: "pd.DataFrame") -> "pd.DataFrame":
         """The predicted columns for a frame that has the text columns; its index is kept.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2cls.data.stream import CHUNK_ROWS, MISSING, Chunk, read_chunks
 from gpt2cls.data.write import as_list, check_output, open_writer
 from gpt2cls.errors import DataError
+from gpt2cls.least_sure import LeastSure, joined
 
 if TYPE_CHECKING:
     from gpt2cls.predict import Predictor
@@ -25,6 +26,7 @@ def predict_file(
     spreadsheet_safe: bool = False,
     progress: Callable[[int], None] | None = None,
     chunk_rows: int = CHUNK_ROWS,
+    least_sure: LeastSure | None = None,
 ) -> int:
     """Write `output`, in the format of its ending, and return the number of rows.
 
@@ -36,6 +38,7 @@ def predict_file(
         spreadsheet_safe: put an apostrophe before texts that a spreadsheet would run.
         progress: told the number of rows done after each chunk.
         chunk_rows: rows held in memory.
+        least_sure: is shown every row.
 
     Raises:
         RequestError: the output cannot be written.
@@ -50,8 +53,12 @@ def predict_file(
     with open_writer(output, spreadsheet_safe=spreadsheet_safe) as write:
         for chunk in _with_first(first, chunks):
             texts = [_texts(chunk, name) for name in text_columns]
-            found = predictor.columns(predictor.probabilities(*texts))
-            write(_joined(chunk, found), len(chunk))
+            probs_NC = predictor.probabilities(*texts)
+            found = predictor.columns(probs_NC)
+            write(joined(chunk.columns, found), len(chunk))
+            if least_sure is not None:
+                sureness_N = predictor.confidence(probs_NC)
+                least_sure.add(chunk.columns, found["label"], sureness_N, rows_done)
             rows_done += len(chunk)
             if progress is not None:
                 progress(rows_done)
@@ -100,16 +107,3 @@ def _texts(chunk: Chunk, name: str) -> list[str]:
 
 def _is_broken(text: str) -> bool:
     return any(0xD800 <= ord(character) <= 0xDFFF for character in text)
-
-
-def _joined(chunk: Chunk, found: dict[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    """The chunk's columns, then the predicted ones."""
-    taken = {*chunk.columns, *found}
-    joined: dict[str, Sequence[Any]] = {}
-    for name, column in chunk.columns.items():
-        kept_as = name
-        while kept_as in found or (kept_as != name and kept_as in taken):
-            kept_as = f"input_{kept_as}"
-        taken.add(kept_as)
-        joined[kept_as] = column
-    return joined | found

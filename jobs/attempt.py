@@ -30,15 +30,8 @@ from jobs.job_folder import JOB_FILE, RESOLVED_FILE, base_dir_of, write_job_fold
 from jobs.joblog import JobLog
 from jobs.provenance import run_tags
 from jobs.record import Record, run_page
-from jobs.spec import (
-    AnyJob,
-    EnsembleJob,
-    FinetuneJob,
-    PipelineJob,
-    PretrainJob,
-    SweepJob,
-    dump,
-)
+from jobs.spec import AnyJob, FinetuneJob, PipelineJob, PretrainJob, SweepJob, dump
+from jobs.spec_uses import DeployJob, EnsembleJob
 from jobs.spool import write_json
 from jobs.states import State
 from jobs.store import Store
@@ -146,7 +139,7 @@ def run_attempt(
 
 def run_work(
     job_id: str,
-    job: FinetuneJob | PretrainJob | SweepJob | PipelineJob | EnsembleJob,
+    job: FinetuneJob | PretrainJob | SweepJob | DeployJob | EnsembleJob | PipelineJob,
     work: Callable[[Attempt], dict[str, Any]],
     *,
     surroundings: Surroundings,

@@ -69,6 +69,10 @@ def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
         from jobs.ensemble import resume_ensemble
 
         document = resume_ensemble(found.id, surroundings, messages())
+    elif found.kind == "deploy":
+        from jobs.deploy import resume_deploy
+
+        document = resume_deploy(found.id, surroundings, messages())
     else:
         from jobs.finetune import resume_finetune
 
@@ -103,10 +107,10 @@ def report(
             f"job {found.id} is a pipeline, which has no page of its own; each stage that trained "
             f"has one: {pages}, also in its run in MLflow"
         )
-    if found.kind == "pretrain":
+    if found.kind in ("pretrain", "deploy"):
         raise RequestError(
-            f"job {found.id} is of kind pretrain, which has no page in this version; its curves "
-            "are in MLflow, and `gpt2cls show` has its result"
+            f"job {found.id} is of kind {found.kind}, which has no page in this version; its run "
+            "is in MLflow, and `gpt2cls show` has its result"
         )
     if found.kind == "sweep":
         from jobs.sweep_document import write_sweep_document
@@ -145,7 +149,7 @@ def _refuse_to_resume(job: "Job", folder: Path) -> None:
     from jobs.states import State, may_change
     from jobs.store import why_not_started
 
-    if job.kind not in ("finetune", "pretrain", "pipeline"):
+    if job.kind not in ("finetune", "pretrain", "deploy", "pipeline"):
         raise RequestError(f"job {job.id} is of kind {job.kind}, which starts anew: run it again")
     if not may_change(job.state, State.RUNNING, by_resume=True):
         raise RequestError(why_not_started(job))

@@ -68,7 +68,8 @@ def submit(
 
 
 def _wish(file: "JobFile", surroundings: Surroundings) -> dict[str, Any]:
-    from jobs.spec import EvaluateJob, PredictJob, dump
+    from jobs.spec import dump
+    from jobs.spec_uses import EvaluateJob, PredictJob
 
     if isinstance(file.job, EvaluateJob | PredictJob):
         from jobs.cli_use import refuse_early

@@ -32,16 +32,8 @@ def _run(
     file: "JobFile", surroundings: Surroundings
 ) -> tuple[dict[str, Any], Callable[[dict[str, Any], "Console"], None]]:
     """Hand the job to the driver of its kind; its document, and how to show it."""
-    from jobs.spec import (
-        EnsembleJob,
-        EvaluateJob,
-        FinetuneJob,
-        PipelineJob,
-        PredictJob,
-        PrepareJob,
-        PretrainJob,
-        SweepJob,
-    )
+    from jobs.spec import FinetuneJob, PipelineJob, PretrainJob, SweepJob
+    from jobs.spec_uses import DeployJob, EnsembleJob, EvaluateJob, PredictJob, PrepareJob
 
     job, base_dir, say = file.job, file.base_dir, messages()
     if isinstance(job, FinetuneJob | PretrainJob):
@@ -72,12 +64,20 @@ def _run(
         from jobs.ensemble import run_ensemble
 
         return run_ensemble(file.text, job, base_dir, surroundings, say), show_end
+    if isinstance(job, DeployJob):
+        refuse_early(job.model, base_dir)
+        refuse_if_unwritable(surroundings.home)
+
+        from jobs.deploy import run_deploy
+
+        return run_deploy(file.text, job, base_dir, surroundings, say), show_end
     if isinstance(job, PrepareJob):
         from jobs.prepare import run_prepare
 
         return run_prepare(job, base_dir=base_dir, console=say), show_prepared
     assert isinstance(job, PredictJob)
-    refuse_early(job.model, base_dir, file=job.input, output=job.output)
+    for output in job.outputs:
+        refuse_early(job.model, base_dir, file=job.input, output=output)
 
     from jobs.predict import run_predict
 
@@ -89,6 +89,7 @@ def _run(
         surroundings=surroundings,
         console=say,
         spreadsheet_safe=job.spreadsheet_safe,
+        low_confidence=job.low_confidence,
     )
     return document, show_predicted
 
@@ -162,10 +163,17 @@ def validate(
 
 def _stages(job: "PipelineJob") -> list[dict[str, Any]]:
     """The stages in the order they run."""
-    return [
+    stages: list[dict[str, Any]] = [
         {"stage": name, "kind": job.stages[name].job.kind, "needs": [*needs]}
         for name, needs in job.needs.items()
     ]
+    for stage in stages:
+        said = job.stages[stage["stage"]]
+        if when := said.when:
+            limit = f"below {when.below:g}" if when.below is not None else f"above {when.above:g}"
+            stage["when"] = f"{when.metric} of {when.stage} is {limit}"
+            stage["otherwise"] = said.otherwise
+    return stages
 
 
 def _stage_warnings(job: "PipelineJob") -> list[str]:

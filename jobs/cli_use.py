@@ -56,7 +56,7 @@ def evaluate(
     refuse_early(model, Path.cwd(), data=data)
 
     from jobs.evaluate import run_evaluate
-    from jobs.spec import EvaluationData
+    from jobs.spec_uses import EvaluationData
 
     wanted = EvaluationData(
         test=data, text=columns_of(text), label=label, separator=separator or None
@@ -119,6 +119,11 @@ def refuse_early(
 
 def show_predicted(document: dict[str, Any], out: "Console") -> None:
     out.print(f"{document['rows']:,} rows predicted: {document['output']}")
+    if low := document.get("low_confidence"):
+        out.print(
+            f"{low['rows']:,} of them with a confidence below {low['below']:g}, the "
+            f"{low['written']:,} least sure: {low['output']}"
+        )
 
 
 def show_prepared(document: dict[str, Any], out: "Console") -> None:

@@ -18,7 +18,7 @@ from gpt2cls.errors import RequestError
 from gpt2cls.model.folder import ModelInfo, read_info, save_ensemble
 from jobs.attempt import Attempt, Stopwatch, Tell, new_job, run_work
 from jobs.models import model_folder
-from jobs.spec import EnsembleJob
+from jobs.spec_uses import EnsembleJob
 from jobs.spool import write_json
 from jobs.store import Store
 from jobs.tables import metrics_table

@@ -163,7 +163,7 @@ def allowed_words(schema: dict[str, Any]) -> str:
     if branches := schema.get("anyOf"):
         words = [allowed_words(branch) for branch in branches]
         return f"{', '.join(words[:-1])} or {words[-1]}"
-    if "oneOf" in schema:  # told apart by their kind
+    if "oneOf" in schema or "$ref" in schema:  # told apart by their kind; a block among others
         return _TYPE_IN_WORDS["object"]
     if "const" in schema or "enum" in schema:
         values = schema.get("enum", [schema.get("const")])

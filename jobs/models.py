@@ -26,6 +26,9 @@ PACKAGED_FOLDER = "artifacts/model"
 MODEL_ID_TAG = "gpt2cls.model_id"
 """On a registered version: which packaged model it is."""
 
+CONTENT_TAG = "gpt2cls.model_sha256"
+"""On a packaged model and on a version: the checksum of the page that has those of its files."""
+
 _NAME = r"(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]{0,254})"
 _ALIAS = re.compile(rf"models:/{_NAME}@(?P<alias>[A-Za-z0-9_-]{{1,255}})")
 _VERSION = re.compile(rf"models:/{_NAME}/(?P<version>[1-9][0-9]{{0,8}})")

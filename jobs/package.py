@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 import gpt2cls
 from gpt2cls.pretrained import LANGUAGE_FORMAT, OUR_FORMAT
 from jobs.errors import JobFailed
-from jobs.models import PACKAGED_FOLDER, packaged_of_run
+from jobs.models import CONTENT_TAG, PACKAGED_FOLDER, packaged_of_run
 from jobs.tracking import patiently, sorted_faults
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
-_CONTENT_TAG = "gpt2cls.model_sha256"
 _HERE = Path(__file__).resolve().parent
 _PACKAGES = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "tokenizers")
 _ALLOWED_FILES = frozenset({".json", ".safetensors", ".yaml", ".txt", ".py", ".typed"})
@@ -74,8 +73,12 @@ def store_package(
             folder, model, run_id, model_folder, example, example_output, pip_requirements
         )
 
-    content = hashlib.sha256((model_folder / OUR_FORMAT).read_bytes()).hexdigest()
-    return patiently(lambda: _store(client, run_id, content, write))
+    return patiently(lambda: _store(client, run_id, content_of(model_folder), write))
+
+
+def content_of(model_folder: Path) -> str:
+    """By which the same model is known again: the checksum of the page that has all others."""
+    return hashlib.sha256((model_folder / OUR_FORMAT).read_bytes()).hexdigest()
 
 
 def store_language_model(client: "MlflowClient", *, run_id: str, model_folder: Path) -> str:
@@ -110,13 +113,13 @@ def _store(
 ) -> str:
     with sorted_faults():
         for model in packaged_of_run(client, run_id):
-            if model.tags.get(_CONTENT_TAG) == content:
+            if model.tags.get(CONTENT_TAG) == content:
                 return f"models:/{model.model_id}"
         model = client.create_logged_model(
             client.get_run(run_id).info.experiment_id,
             name="model",
             source_run_id=run_id,
-            tags={_CONTENT_TAG: content},
+            tags={CONTENT_TAG: content},
         )
         with TemporaryDirectory(prefix="gpt2cls-package-") as aside:
             folder = Path(aside) / "package"
@@ -196,8 +199,11 @@ def verify_in_fresh_process(
     expected_probs_NC: NDArray[Any],
     tolerance: float = 1e-4,
     timeout_s: float = 600.0,
+    has_own_code: bool = True,
 ) -> float:
     """Load the stored model in a new process without unpickling, and compare its predictions.
+
+    `has_own_code`: that it uses the code that travels with it is part of the check.
 
     Returns:
         The largest difference of a probability.
@@ -209,7 +215,7 @@ def verify_in_fresh_process(
         frame_file, output = Path(aside) / "frame.json", Path(aside) / "probs.npy"
         frame_file.write_text(json.dumps(frame.to_dict("list")))
         command = [sys.executable, "-P", str(_HERE / "reload_check.py")]
-        command += [model_uri, str(frame_file), str(output)]
+        command += [model_uri, str(frame_file), str(output), str(int(has_own_code))]
         settings = {
             "MLFLOW_TRACKING_URI": tracking_uri,
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -230,8 +236,7 @@ def verify_in_fresh_process(
         if ended.returncode != 0:
             why = (ended.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
             raise ModelDoesNotReload(
-                f"model {model_uri}: a fresh process cannot use it: {why}. "
-                "It was stored with the run, and not registered."
+                f"model {model_uri}: a fresh process cannot use it: {why}; it was not registered"
             )
         return _difference(model_uri, np.load(output), np.asarray(expected_probs_NC), tolerance)
 

@@ -43,10 +43,12 @@ from jobs.pipeline_document import (
     write_document,
 )
 from jobs.provenance import run_tags
-from jobs.spec import AnyStageJob, FinetuneJob, PipelineJob, PredictJob, PretrainJob, dump
+from jobs.spec import AnyStageJob, FinetuneJob, PipelineJob, PretrainJob, dump
+from jobs.spec_uses import PredictJob
 from jobs.spool import write_json
-from jobs.stage_store import RESULT, Made, address_of, find, keep
-from jobs.stage_work import MADE_DIR, StageTask, task_of, with_paths
+from jobs.stage_condition import decide
+from jobs.stage_store import RESULT, Made, address_of, find, forget, keep
+from jobs.stage_work import MADE_DIR, StageTask, files_of, task_of, with_paths
 from jobs.store import Store
 
 ADDRESS_FILE = "address"
@@ -131,6 +133,8 @@ class Pipeline:
             log.say(f"stage {name}: done in an earlier attempt")
             return
         log.say(f"stage {number} of {len(self.stages)}: {name} ({stage['kind']})")
+        if self._is_skipped(stage):
+            return
         started_s = time.monotonic()
         self._note(stage, state="RUNNING", reason=None, reused=False)
         try:
@@ -158,6 +162,33 @@ class Pipeline:
         how = f"reused, made by {stage['job']}" if stage["reused"] else "done"
         log.say(f"stage {name}: {how} ({stage['seconds']:.1f} s)")
 
+    def _is_skipped(self, stage: dict[str, Any]) -> bool:
+        """Whether a stage need not run; what stands for its result is then taken for it."""
+        said = self.job.stages[stage["stage"]]
+        if said.when is None:
+            return False
+        measured = self.made[said.when.stage]
+        try:
+            decision = decide(said.when, measured.about["kind"], measured.result)
+        except JobFailed as error:
+            self._note(stage, state="FAILED", reason=str(error))
+            raise _of_stage(stage["stage"], error) from error
+        self._note(stage, condition=decision.words)
+        self.attempt.log.say(f"stage {stage['stage']}: {decision.words}")
+        if decision.holds:
+            return False
+        stands_in = self.made[said.otherwise] if said.otherwise else None
+        if stands_in is not None:
+            self.made[stage["stage"]] = stands_in
+        instead = f"; {said.otherwise} stands for it" if said.otherwise else ""
+        self._note(
+            stage,
+            state="SKIPPED",
+            reason=decision.words + instead,
+            output=str(stands_in.output) if stands_in and stands_in.output else None,
+        )
+        return True
+
     def _is_done(self, stage: dict[str, Any]) -> bool:
         """Whether what an earlier attempt made is still as it was."""
         made = self._find(stage["address"], stage["stage"])
@@ -182,18 +213,25 @@ class Pipeline:
         own = self._pinned(said.job, folder)
         job = with_paths(own, self.made)
         task = task_of(job, base_dir, attempt.surroundings)
-        parents = {need: self.made[need].about["address"] for need in stage["needs"]}
+        # A stage that was skipped, and for which none stands, has made nothing.
+        needs = [need for need in self.job.inputs[name] if need in self.made]
+        parents = {need: self.made[need].about["address"] for need in needs}
         address = address_of(task.settings, task.content, parents)
         self._note(stage, address=address)
         made = self._find(address, name)
+        if made is not None and (why := task.why_gone(made.result)):
+            attempt.log.say(f"stage {name}: {why}; it is made again")
+            forget(made)
+            made = None
         if made is None:
             made = self._work(stage, own, task, folder)
         else:
             self._note(stage, reused=made.about["job_id"] != attempt.job_id)
             self._record_reuse(stage, own, made, folder)
         write_json(folder / RESULT, made.result)
-        if isinstance(job, PredictJob) and made.output is not None:
-            _put(made.output, base_dir / job.output)
+        if isinstance(job, PredictJob):
+            for path, output in files_of(job).items():
+                _put(made.folder / path, base_dir / output)
         return made
 
     def _pinned(self, job: AnyStageJob, folder: Path) -> AnyStageJob:

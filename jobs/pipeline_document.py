@@ -26,6 +26,7 @@ def new_document(job: PipelineJob) -> list[dict[str, Any]]:
             "stage": name,
             "kind": job.stages[name].job.kind,
             "needs": [*needs],
+            "condition": None,
             "state": "PENDING",
             "reason": None,
             "reused": False,
@@ -99,11 +100,18 @@ def stages_table(stages: Sequence[Mapping[str, Any]]) -> Table:
 
 def plan_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     """The stages in the order they run, and what each needs."""
+    columns = ["stage", "kind", "needs"]
+    if any(stage.get("when") for stage in stages):
+        columns.append("when")
     rows = [
-        [i, stage["stage"], stage["kind"], ", ".join(stage["needs"]) or "-"]
-        for i, stage in enumerate(stages, 1)
+        [i, *(_plan_cell(stage, column) for column in columns)] for i, stage in enumerate(stages, 1)
     ]
-    return plain_table(["", "stage", "kind", "needs"], rows, "stages, in the order they run")
+    return plain_table(["", *columns], rows, "stages, in the order they run")
+
+
+def _plan_cell(stage: Mapping[str, Any], column: str) -> str:
+    value = stage.get(column)
+    return ", ".join(value) or "-" if isinstance(value, list) else str(value or "always")
 
 
 def _result(stage: Mapping[str, Any]) -> str:

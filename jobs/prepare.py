@@ -13,7 +13,7 @@ from gpt2cls.data.rows import Columns, Rows
 from gpt2cls.data.sources import read_source
 from gpt2cls.data.write import open_writer, written_aside
 from gpt2cls.errors import RequestError
-from jobs.spec import PrepareJob, PrepareStage
+from jobs.spec_uses import PrepareJob, PrepareStage
 from jobs.tables import plain_table
 
 REPORT = "report.json"

@@ -6,10 +6,11 @@ from cluster.home import Surroundings
 from gpt2cls.model.backbone import AutoBackbone
 from jobs.joblog import JobLog
 from jobs.outcome import Outcome, numbers
-from jobs.package import requirements, store_package, verify_in_fresh_process
+from jobs.package import content_of, requirements, store_package, verify_in_fresh_process
 from jobs.record import Record
 from jobs.registry import register, run_on_server
-from jobs.spec import EnsembleJob, FinetuneJob
+from jobs.spec import FinetuneJob
+from jobs.spec_uses import EnsembleJob
 from jobs.tracking import connect
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def publish(
         metrics=numbers(outcome.table),
         split=outcome.split,
         data_fingerprint=data_fingerprint,
+        content=content_of(outcome.model_folder),
         gate_metric=gate.metric,
         minimum=gate.min,
         beats_champion=gate.beats is not None,

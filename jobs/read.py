@@ -25,6 +25,7 @@ _PATHS: tuple[Path_, ...] = (
     ("models",),
     ("input",),
     ("output",),
+    ("low_confidence", "output"),
 )
 _SOURCES: tuple[Path_, ...] = (
     ("data", "train"),

@@ -16,8 +16,10 @@ from jobs.explain import explain, must_be
 from jobs.faults import BadRequestError, Problem
 from jobs.names import is_folder
 from jobs.read import check_tree
-from jobs.spec import STAGE_KINDS, AnyJob, PipelineJob, PredictJob
-from jobs.stage_graph import MARK, graph_faults, name_faults
+from jobs.spec import STAGE_KINDS, AnyJob, PipelineJob
+from jobs.spec_uses import PredictJob
+from jobs.stage_faults import graph_faults, name_faults
+from jobs.stage_graph import MARK
 from jobs.tree import MAX_VALUES, Path_, Tree, dotted, read_tree
 
 _NAME = "stage"  # in the place of the true one, which depends on the pipeline's
@@ -159,12 +161,16 @@ def _bad_output(job: AnyJob | None, part: Tree, base_dir: Path) -> Iterator[Prob
         return
     from gpt2cls.data.write import check_output
 
-    try:
-        check_output(base_dir / job.output, base_dir / job.input)
-    except RequestError as error:
-        file, line = part.where(("output",))
-        words = f"output = {job.output}: {error}"
-        yield Problem(words, file, line, None, "output", job.output, "a file that can be written")
+    fields = (("output",), ("low_confidence", "output"))
+    for path, output in zip(fields, job.outputs, strict=False):
+        try:
+            check_output(base_dir / output, base_dir / job.input)
+        except RequestError as error:
+            file, line = part.where(path)
+            field = dotted(path)
+            words = f"{field} = {output}: {error}"
+            allowed = "a file that can be written"
+            yield Problem(words, file, line, None, field, output, allowed)
 
 
 def _shell_problems(tree: Tree, stages: Mapping[str, dict[str, Any]]) -> list[Problem]:
@@ -192,7 +198,9 @@ def _shell_problems(tree: Tree, stages: Mapping[str, dict[str, Any]]) -> list[Pr
     try:
         PipelineJob.model_validate(tree.values)
     except ValidationError as error:
-        problems += explain(error, tree, PipelineJob)
+        # What is between the stages is said of the true ones, not of those that stand here.
+        if not any(detail["type"] == "rules" for detail in error.errors()):
+            problems += explain(error, tree, PipelineJob)
     finally:
         tree.values = given
     return problems

@@ -71,7 +71,7 @@ what `job` says beside it replaces what the file says.
 
 - `${stages.NAME.model}` stands for the model of a finetune or pretrain stage. It can be
   `model.backbone` or `model.tokenizer` of a stage that trains; that of a finetune stage can also be
-  the `model` of one that predicts or evaluates.
+  the `model` of one that predicts, evaluates or deploys.
 - `${stages.NAME.output}` stands for the file that a predict stage writes. It can be `input`,
   `data.train`, `data.validation` or `data.test`.
 - `${stages.NAME.labelled}`, `.unlabelled`, `.texts` and `.test` stand for the files of a prepare
@@ -82,6 +82,10 @@ what `job` says beside it replaces what the file says.
 Such a reference is the whole of a value, and makes its stage needed; `needs` names stages that
 have to be done first for another reason. A cycle, a stage that is not there and a reference that
 does not fit are refused before anything starts.
+
+`when: {stage: probe, metric: accuracy, below: 0.9}` lets a stage run only where that stage did not
+reach what was asked for, on its validation split. Where it is skipped, what refers to it gets what
+`otherwise` names, a stage of the same kind.
 
 What a stage makes is kept in `$GPT2CLS_HOME/cache/stages/` under the hash of its settings, of what
 its inputs hold, of the stages it needs and of the version of this program. A stage that would make
@@ -123,7 +127,7 @@ def reference() -> str:
                 continue
             shown.setdefault(name, block)
             parts.append(f"### {name}\n\n{block.get('description', '')}\n")
-            parts.append(_table(_rows(block, (name,))))
+            parts.append(_table(_rows(_fields_of(block) or {}, (name,))))
     parts += [_PIPELINES, _SPACES]
     for name in SHIPPED:
         text = yaml.safe_dump(

@@ -19,7 +19,7 @@ from gpt2cls.errors import RequestError
 from jobs.errors import JobFailed
 from jobs.gate import CHALLENGER, CHAMPION, former_champion, judge
 from jobs.masking import mask
-from jobs.models import MODEL_ID_TAG, find_version, open_registry, parse_model
+from jobs.models import CONTENT_TAG, MODEL_ID_TAG, find_version, open_registry, parse_model
 from jobs.store import Promotion, Store
 from jobs.tracking import (
     JOB_TAG,
@@ -63,13 +63,15 @@ def register(
     metrics: Mapping[str, float],
     split: str,
     data_fingerprint: str,
+    content: str | None = None,
     gate_metric: str = "accuracy",
     minimum: float | None = None,
     beats_champion: bool = True,
 ) -> Registered:
     """Register a packaged model that was tried out, and give it the alias it earns.
 
-    Asked again for the same packaged model it finds the version that is there.
+    Asked again for the same packaged model it finds the version that is there. `content` is by
+    what `version_with` finds it again.
     """
     client = connect(tracking_uri)
     tags = {
@@ -78,6 +80,7 @@ def register(
         SPLIT_TAG: split,
         DATA_TAG: data_fingerprint,
         **{f"{METRIC_TAG}{key}": repr(float(value)) for key, value in metrics.items()},
+        **({} if content is None else {CONTENT_TAG: content}),
     }
     with _locked(surroundings):
         version = patiently(lambda: _ensure_version(client, name, model_uri, run_id, tags))
@@ -95,6 +98,14 @@ def register(
         elif verdict.alias == CHALLENGER:
             patiently(lambda: _set_alias(client, name, CHALLENGER, new))
     return Registered(name, new, verdict.alias, verdict.reason)
+
+
+def version_with(client: "MlflowClient", name: str, content: str) -> Any | None:
+    """The version of a name that holds this very model, whichever job made it; the oldest."""
+    with sorted_faults():
+        found = client.search_model_versions(f"name = '{name}'")
+    same = [version for version in found if version.tags.get(CONTENT_TAG) == content]
+    return min(same, key=lambda version: int(version.version), default=None)
 
 
 def run_on_server(record: "Record", surroundings: Surroundings) -> tuple[str, str]:
@@ -202,7 +213,7 @@ def _move_champion(
 ) -> None:
     patiently(lambda: _set_alias(client, name, CHAMPION, new))
     Store(surroundings.home).add_promotion(
-        registry=_registry(surroundings),
+        registry=registry_name(surroundings),
         model=name,
         action=action,
         old=old,
@@ -223,10 +234,10 @@ def _refuse_if_moved(surroundings: Surroundings, name: str, seen: list[Promotion
 
 
 def _moves(surroundings: Surroundings, name: str) -> list[Promotion]:
-    return Store(surroundings.home).promotions(registry=_registry(surroundings), model=name)
+    return Store(surroundings.home).promotions(registry=registry_name(surroundings), model=name)
 
 
-def _registry(surroundings: Surroundings) -> str:
+def registry_name(surroundings: Surroundings) -> str:
     """The embedded server changes its port and stays the same registry."""
     return mask(surroundings.tracking_uri) if surroundings.tracking_uri else "embedded"
 

@@ -14,7 +14,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.home import Surroundings
 from gpt2cls.errors import RequestError
@@ -22,6 +22,10 @@ from gpt2cls.model.folder import ModelInfo, read_info
 from jobs.errors import JobFailed
 from jobs.masking import mask
 from jobs.models import model_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
 
 _LOOPBACK = "127.0.0.1"
 _READY_WITHIN_S = 180.0
@@ -112,6 +116,36 @@ def package(source: Path, info: ModelInfo, folder: Path) -> None:
         signature=signature,
         pip_requirements=[],  # it runs in this very environment
     )
+
+
+def difference_when_served(
+    source: Path,
+    frame: "pd.DataFrame",
+    expected_probs_NC: "NDArray[Any]",
+    *,
+    tolerance: float,
+    surroundings: Surroundings,
+) -> float:
+    """Load a model folder in a process of its own as the scoring server does; ask it `frame`.
+
+    Returns:
+        The largest difference of a probability.
+
+    Raises:
+        ModelDoesNotReload: it does not load, or predicts something else.
+    """
+    from jobs.package import verify_in_fresh_process
+
+    with tempfile.TemporaryDirectory(prefix="gpt2cls-serve-") as aside:
+        package(source, read_info(source), Path(aside) / "package")
+        return verify_in_fresh_process(
+            str(Path(aside) / "package"),
+            tracking_uri=_environment(surroundings)["MLFLOW_TRACKING_URI"],
+            frame=frame,
+            expected_probs_NC=expected_probs_NC,
+            tolerance=tolerance,
+            has_own_code=False,
+        )
 
 
 def _command(folder: Path, port: int) -> list[str]:

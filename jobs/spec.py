@@ -14,21 +14,22 @@ from gpt2cls.config import (
     LanguageModelConfig,
     ModelConfig,
     Number,
-    Pair,
     PretrainConfig,
-    Share,
     TrainConfig,
 )
-from jobs.names import MODEL_WORDS, JobName, ModelAddress, check_model, is_registered
+from jobs.names import MODEL_WORDS, JobName, check_model, is_registered
 from jobs.search import METRICS, Fault, SearchConfig, SpaceGiven, num_trials, sweep_faults
-from jobs.stage_graph import (
-    KINDS_OF_STAGES,
-    StageFault,
-    graph_faults,
-    name_faults,
-    needs_of,
-    order,
+from jobs.spec_uses import (
+    DeployJob,
+    EnsembleJob,
+    EvaluateJob,
+    PredictJob,
+    PrepareJob,
+    PrepareStage,
+    RegisterConfig,
 )
+from jobs.stage_faults import StageFault, graph_faults, name_faults
+from jobs.stage_graph import KINDS_OF_STAGES, needs_of, order
 from jobs.tree import dotted
 from tune_spaces import read_space
 from tune_spaces.fields import FIELDS
@@ -56,39 +57,6 @@ class ClusterConfig(Block):
     @property
     def min_workers(self) -> int:
         return self.workers if isinstance(self.workers, int) else self.workers[0]
-
-
-class Gate(Block):
-    """What a new version must reach on the test split."""
-
-    metric: Literal["accuracy", "macro_f1", "micro_f1", "exact_match"] = "accuracy"
-    """What is judged, and which evaluation in training counts as the best."""
-    min: Annotated[Number, Field(ge=0, le=1)] | None = None
-    """Below this the model is not registered; None: no floor."""
-    beats: Literal["champion"] | None = "champion"
-    """The version that must be beaten to become champion; None: the newest becomes it."""
-
-
-class RegisterConfig(Block):
-    """Whether, and under which name, the model goes to the registry."""
-
-    model: JobName | None = None
-    """Name in the registry; None: the model is not registered."""
-    gate: Gate = Gate()
-    """What a new version must reach on the test split."""
-
-
-class EvaluationData(Block):
-    """Labelled texts to measure a model on."""
-
-    test: str = Field(min_length=1)
-    """A built-in name, a file, a glob, a directory, or hf:<dataset>[/<config>]."""
-    text: str | Pair | None = None
-    """None: the column that the model was trained on."""
-    label: str = "label"
-    """The column of the label."""
-    separator: str | None = Field(None, min_length=1)
-    """Splits the label column into several labels; a list column needs none."""
 
 
 class TrainingJob(Block):
@@ -193,91 +161,25 @@ class PretrainJob(Block):
         return self
 
 
-class PrepareStage(Block):
-    """Divide texts of which only some have a label: what to learn from, and a test kept apart."""
-
-    kind: Literal["prepare"]
-    """What the job does."""
-    name: JobName
-    """Of the job."""
-    input: str = Field(min_length=1)
-    """A built-in name, a file, a glob, a directory, or hf:<dataset>[/<config>]."""
-    text: str = Field("text", min_length=1)
-    """The column of the text."""
-    label: str = Field("label", min_length=1)
-    """The column of the label; where it is empty or null the row has none."""
-    separator: str | None = Field(None, min_length=1)
-    """Splits the label column into several labels; a list column needs none."""
-    test: Share = 0.2
-    """Share of the labelled texts (stratified, seeded) that is in no other file than its own."""
-    keep_labels: Share | None = None
-    """Forget the labels of all but this share of the texts, to try what few labels do; None: no."""
-    seed: int = Field(0, ge=0, lt=2**32)
-    """Of what is held out and what is forgotten."""
-
-    @model_validator(mode="after")
-    def _the_columns_differ(self) -> Self:
-        if self.label == self.text:
-            fault = ("label", self.label, "a column that is not also text")
-            raise PydanticCustomError("rules", "several fields do not fit", {"faults": [fault]})
-        return self
-
-
-class PrepareJob(PrepareStage):
-    """Divide texts of which only some have a label: what to learn from, and a test kept apart."""
-
-    output: str = Field(min_length=1)
-    """A folder for labelled.parquet, unlabelled.parquet, texts.parquet (both, without labels),
-    test.parquet and report.json. A stage of a pipeline has no such field."""
-
-
-class EnsembleJob(Block):
-    """Make one model of several: its probabilities are the mean of theirs."""
-
-    kind: Literal["ensemble"]
-    """What the job does."""
-    name: JobName
-    """Of the job, and of the MLflow experiment."""
-    models: Annotated[tuple[ModelAddress, ...], Strict(False), Field(min_length=2, max_length=32)]
-    """Models of one task, for example one that reads forward and one that reads backward."""
-    data: EvaluationData
-    registration: RegisterConfig = Field(RegisterConfig(), alias="register")
-
-
-class PredictJob(Block):
-    """Predict every row of a file with a model."""
-
-    kind: Literal["predict"]
-    """What the job does."""
-    name: JobName
-    """Of the job."""
-    model: ModelAddress
-    """The model to use."""
-    input: str = Field(min_length=1)
-    """CSV, TSV, JSON, JSONL or Parquet, each also gzipped."""
-    output: str = Field(min_length=1)
-    """A file of any of these formats, Parquet without .gz; replaced when the whole is written."""
-    spreadsheet_safe: bool = False
-    """Keep cells that begin like a formula from being one in a spreadsheet."""
-
-
-class EvaluateJob(Block):
-    """Measure a model on labelled data."""
-
-    kind: Literal["evaluate"]
-    """What the job does."""
-    name: JobName
-    """Of the job."""
-    model: ModelAddress
-    """The model to use."""
-    data: EvaluationData
-
-
-AnyStageJob = PrepareStage | FinetuneJob | PretrainJob | PredictJob | EvaluateJob
+AnyStageJob = PrepareStage | FinetuneJob | PretrainJob | PredictJob | EvaluateJob | DeployJob
 
 
 _OPEN_BLOCK = {"type": "object", "properties": {}}
 """For editors: a file may give what a schema of a whole job would miss."""
+
+
+class When(Block):
+    """What an earlier stage must have measured for a stage to run."""
+
+    stage: str = Field(min_length=1)
+    """A finetune, pretrain or evaluate stage."""
+    metric: str = Field(min_length=1)
+    """As its table names it, such as accuracy or log_loss; of a stage that trains on its validation
+    split, of an evaluate stage on its test data."""
+    below: Number | None = None
+    """It runs where the metric is below this."""
+    above: Number | None = None
+    """It runs where the metric is above this, for losses; one of the two is given."""
 
 
 class Stage(Block):
@@ -285,6 +187,10 @@ class Stage(Block):
 
     needs: Annotated[tuple[str, ...], Strict(False)] = ()
     """Stages that have to be done first; one that a reference names need not be repeated here."""
+    when: When | None = None
+    """Run it only where an earlier stage did not reach what was asked for; None: always."""
+    otherwise: str | None = Field(None, min_length=1)
+    """With `when`: the stage whose result stands for that of this one where it is skipped."""
     file: str | None = Field(None, min_length=1)
     """A job file that holds the job; what stands in `job` beside it replaces what the file says."""
     folder: str = Field(".", min_length=1)
@@ -329,12 +235,19 @@ class PipelineJob(Block):
     @cached_property
     def needs(self) -> dict[str, tuple[str, ...]]:
         """What each stage needs, said or by reference; the stages in the order they run."""
-        plain = _as_plain(self)
         needs = {
             name: tuple(dict.fromkeys(need.stage for need in needs_of(name, stage)))
-            for name, stage in plain.items()
+            for name, stage in _as_plain(self).items()
         }
         return {name: needs[name] for name in order(needs)}
+
+    @cached_property
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """Of each stage the needs that its result depends on: not those that decide if it runs."""
+        return {
+            name: tuple(dict.fromkeys(n.stage for n in needs_of(name, stage) if not n.is_condition))
+            for name, stage in _as_plain(self).items()
+        }
 
 
 AnyJob = AnyStageJob | SweepJob | EnsembleJob | PipelineJob
@@ -346,6 +259,7 @@ Job = Annotated[
     | PrepareJob
     | PredictJob
     | EvaluateJob
+    | DeployJob
     | PipelineJob,
     Field(discriminator="kind"),
 ]
@@ -358,6 +272,7 @@ KINDS: dict[str, type[AnyJob]] = {
     "prepare": PrepareJob,
     "predict": PredictJob,
     "evaluate": EvaluateJob,
+    "deploy": DeployJob,
     "pipeline": PipelineJob,
 }
 STAGE_KINDS: dict[str, type[AnyJob]] = {

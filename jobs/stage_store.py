@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -133,6 +134,14 @@ def keep(
         shutil.rmtree(torn, ignore_errors=True)
     shutil.rmtree(aside, ignore_errors=True)
     return made or Made(folder, whole)
+
+
+def forget(made: Made) -> None:
+    """Take something out of the store; another process may have done so already."""
+    aside = made.folder.with_name(f".{made.folder.name}-{os.getpid()}")
+    with suppress(FileNotFoundError):
+        os.rename(made.folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _to_disk(folder: Path) -> None:

@@ -9,31 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from cluster.home import Surroundings
-from gpt2cls.config import BUILTIN_SHAPES, DataConfig
+from gpt2cls.config import BUILTIN_SHAPES
 from gpt2cls.data.cache import sha256
-from gpt2cls.data.keys import fingerprint
 from gpt2cls.data.partly import PARTS, fingerprint_of
-from gpt2cls.data.prepare import read_labelled
 from gpt2cls.model.folder import read_info
 from gpt2cls.pretrained import OUR_FORMAT, find_pretrained
 from jobs.attempt import Attempt, read_data
 from jobs.backbones import fetched
-from jobs.evaluate import run_evaluate
+from jobs.deploy import deploy, why_gone
+from jobs.evaluate import fingerprint_for, rows_for, run_evaluate
 from jobs.finetune import train_measure_register
 from jobs.models import model_folder
 from jobs.outcome import MODEL_FOLDER, numbers
 from jobs.predict import run_predict
-from jobs.prepare import REPORT, read_rows, show_report, write_parts
+from jobs.prepare import read_rows, show_report, write_parts
 from jobs.pretrain import read_texts, train_and_register
-from jobs.spec import (
-    AnyStageJob,
-    EvaluateJob,
-    FinetuneJob,
-    PredictJob,
-    PrepareStage,
-    PretrainJob,
-    dump,
-)
+from jobs.registry import registry_name
+from jobs.spec import AnyStageJob, FinetuneJob, PretrainJob, dump
+from jobs.spec_uses import DeployJob, EvaluateJob, PredictJob, PrepareStage
+from jobs.spool import write_json
 from jobs.stage_graph import TAKES, parse_reference
 from jobs.stage_store import Made, hash_of_folder
 from jobs.training import ray_for
@@ -58,6 +52,8 @@ class StageTask:
     """Do it; the document of the job."""
     metrics_of: Callable[[Mapping[str, Any]], dict[str, float]]
     """The headline numbers in that document."""
+    why_gone: Callable[[Mapping[str, Any]], str | None] = lambda document: None
+    """Why what that document tells of is not there any more, outside of the store; None: it is."""
 
 
 def with_paths(job: AnyStageJob, made: Mapping[str, Made]) -> AnyStageJob:
@@ -100,6 +96,8 @@ def task_of(job: AnyStageJob, base_dir: Path, surroundings: Surroundings) -> Sta
         return _prepare(job, base_dir)
     if isinstance(job, EvaluateJob):
         return _evaluate(job, base_dir, surroundings)
+    if isinstance(job, DeployJob):
+        return _deploy(job, base_dir, surroundings)
     return _predict(job, base_dir, surroundings)
 
 
@@ -142,7 +140,8 @@ def _prepare(job: PrepareStage, base_dir: Path) -> StageTask:
         report = write_parts(job, rows, folder)
         show_report(report, attempt.console)
         attempt.record.metrics(_counted(report), step=0)
-        attempt.record.artifact(folder / REPORT)
+        write_json(attempt.dir / "data_report.json", report)  # what is made moves away
+        attempt.record.artifact(attempt.dir / "data_report.json")
         return {"input": job.input, "report": report}
 
     content = {"rows": fingerprint_of(rows)}
@@ -180,13 +179,8 @@ def _network(name: Any, base_dir: Path, field: str) -> Any:
 def _evaluate(job: EvaluateJob, base_dir: Path, surroundings: Surroundings) -> StageTask:
     folder = model_folder(job.model, surroundings, base_dir=base_dir)
     info, data = read_info(folder), job.data
-    columns = DataConfig(
-        train=data.test, text=data.text or info.text, label=data.label, separator=data.separator
-    )
-    split = read_labelled(data.test, columns, info.task, base_dir=base_dir)
-    names = [name.encode() for name in info.task.labels]
-    assert split.keys is not None
-    content = {"model": _model(folder), "data": fingerprint([*names, split.keys, split.labels])}
+    rows = fingerprint_for(info, rows_for(info, data, base_dir))
+    content = {"model": _model(folder), "data": rows}
     settings = {"kind": job.kind, "data": data.model_dump(mode="json", exclude={"test"})}
 
     def work(attempt: Attempt) -> dict[str, Any]:
@@ -203,28 +197,71 @@ def _evaluate(job: EvaluateJob, base_dir: Path, surroundings: Surroundings) -> S
     return StageTask(settings, content, None, work, _measured)
 
 
+def _deploy(job: DeployJob, base_dir: Path, surroundings: Surroundings) -> StageTask:
+    folder = model_folder(job.model, surroundings, base_dir=base_dir)
+    info = read_info(folder)
+    rows = fingerprint_for(info, rows_for(info, job.data, base_dir))
+    settings = {
+        "kind": job.kind,
+        "data": job.data.model_dump(mode="json", exclude={"test"}),
+        "register": job.registration.model_dump(mode="json"),
+        "registry": registry_name(surroundings),
+    }
+
+    def metrics_of(document: Mapping[str, Any]) -> dict[str, float]:
+        return {"version": float(document["model"]["version"])} | _measured(document)
+
+    return StageTask(
+        settings,
+        {"model": _model(folder), "data": rows},
+        None,
+        lambda attempt: deploy(attempt, job),
+        metrics_of,
+        lambda document: why_gone(document, surroundings),
+    )
+
+
 def _predict(job: PredictJob, base_dir: Path, surroundings: Surroundings) -> StageTask:
     folder = model_folder(job.model, surroundings, base_dir=base_dir)
-    source, name = base_dir / job.input, Path(job.output).name
+    source, low = base_dir / job.input, job.low_confidence
     content = {"model": _model(folder), "input": sha256(source), "format": source.suffixes[-2:]}
-    settings = {"kind": job.kind, "spreadsheet_safe": job.spreadsheet_safe, "output": name}
+    settings: dict[str, Any] = {
+        "kind": job.kind,
+        "spreadsheet_safe": job.spreadsheet_safe,
+        "output": Path(job.output).name,
+    }
+    if low is not None:
+        named = {"output": Path(low.output).name}
+        settings["low_confidence"] = low.model_dump(mode="json") | named
+    made, *_ = files_of(job)
 
     def work(attempt: Attempt) -> dict[str, Any]:
-        output = attempt.dir / MADE_DIR / OUTPUT_DIR / name
-        output.parent.mkdir()
+        paths = [attempt.dir / MADE_DIR / path for path in files_of(job)]
+        for path in paths:
+            path.parent.mkdir()
         document = run_predict(
             job.model,
             job.input,
-            str(output),
+            str(paths[0]),
             base_dir=base_dir,
             surroundings=surroundings,
             console=attempt.console,
             spreadsheet_safe=job.spreadsheet_safe,
+            low_confidence=low and low.model_copy(update={"output": str(paths[1])}),
         )
-        attempt.record.metrics({"rows": document["rows"]}, step=0)
+        attempt.record.metrics(_rows(document), step=0)
+        if low is not None:
+            document["low_confidence"]["output"] = low.output
         return document | {"output": job.output}
 
-    return StageTask(settings, content, f"{OUTPUT_DIR}/{name}", work, _rows)
+    return StageTask(settings, content, made, work, _rows)
+
+
+def files_of(job: PredictJob) -> dict[str, str]:
+    """The files of a predict stage below MADE_DIR, and where the job wants each of them."""
+    folders = (OUTPUT_DIR, "low_confidence")
+    return {f"{folder}/{Path(output).name}": output
+            for folder, output in zip(folders, job.outputs, strict=False)}  # fmt: skip
 
 
 def _model(folder: Path) -> str:
@@ -242,4 +279,6 @@ def _measured_texts(document: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _rows(document: Mapping[str, Any]) -> dict[str, float]:
-    return {"rows": float(document["rows"])}
+    low = document.get("low_confidence")
+    more = {} if low is None else {"low_confidence": float(low["rows"])}
+    return {"rows": float(document["rows"])} | more

@@ -30,18 +30,8 @@ from jobs.lifecycle import End
 from jobs.logs import captured
 from jobs.masking import mask
 from jobs.rank_files import ATTEMPTS_FILE
-from jobs.spec import (
-    KINDS,
-    AnyJob,
-    EnsembleJob,
-    EvaluateJob,
-    FinetuneJob,
-    PipelineJob,
-    PredictJob,
-    PrepareJob,
-    PretrainJob,
-    SweepJob,
-)
+from jobs.spec import KINDS, AnyJob, FinetuneJob, PipelineJob, PretrainJob, SweepJob
+from jobs.spec_uses import DeployJob, EnsembleJob, EvaluateJob, PredictJob, PrepareJob
 from jobs.spool import write_json
 from jobs.states import State
 from jobs.verb import write_crash_log
@@ -162,6 +152,12 @@ def _evaluate(job: EvaluateJob, job_id: str, surroundings: Surroundings, tell: A
     )
 
 
+def _deploy(job: DeployJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
+    from jobs.deploy import attempt_deploy
+
+    return attempt_deploy(job_id, job, surroundings, console_of(sys.stderr), tell)
+
+
 def _prepare(job: PrepareJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
     from jobs.prepare import run_prepare
 
@@ -180,6 +176,7 @@ def _predict(job: PredictJob, job_id: str, surroundings: Surroundings, tell: Any
         surroundings=surroundings,
         console=console_of(sys.stderr),
         spreadsheet_safe=job.spreadsheet_safe,
+        low_confidence=job.low_confidence,
     )
 
 
@@ -191,6 +188,7 @@ _WORK: dict[type, Callable[..., dict[str, Any]]] = {
     PipelineJob: _pipeline,
     EvaluateJob: _evaluate,
     PrepareJob: _prepare,
+    DeployJob: _deploy,
     PredictJob: _predict,
 }
 

@@ -19,6 +19,9 @@ GOOD = (
 )
 LANGUAGE = "  lm: {job: {kind: pretrain, data: {train: bbc-news}}}\n"
 PREPARE = "  p: {job: {kind: prepare, input: bbc-news}}\n"
+WHEN = SMALL + "  b: {when: {stage: small, metric: accuracy, below: 0.9}, otherwise: small, job: "
+WHEN += "{kind: finetune, data: {train: bbc-news}}}\n"
+USES = '  c: {job: {kind: evaluate, model: "${stages.b.model}", data: {test: bbc-news}}}\n'
 TABLE = [
     # id, stages, field, line, value, word of the message
     ("no stage", "  {}", "stages", 3, {}, "a mapping of names"),
@@ -45,9 +48,9 @@ TABLE = [
     ("a job with a name", SMALL.replace("{kind", "{name: x, kind"), "stages.small.job.name", 4, "x",
      "left out"),
     ("a sweep", "  b: {job: {kind: sweep, data: {train: bbc-news}}}", "stages.b.job.kind", 4,
-     "sweep", "one of prepare, finetune, pretrain, predict"),
+     "sweep", "one of prepare, finetune, pretrain, predict, evaluate, deploy"),
     ("a pipeline", "  b: {job: {kind: pipeline}}", "stages.b.job.kind", 4, "pipeline",
-     "one of prepare, finetune, pretrain, predict"),
+     "one of prepare, finetune, pretrain, predict, evaluate, deploy"),
     ("no kind", "  b: {job: {}}", "stages.b.job.kind", 4, None, "kind is missing"),
     ("a field of the job", SMALL.replace("}}}", "}, train: {epohs: 1}}}"),
      "stages.small.job.train.epohs", 4, 1, "did you mean 'stages.small.job.train.epochs'"),
@@ -87,6 +90,36 @@ TABLE = [
     ("the language of what is held out", PREPARE + '  b: {job: {kind: pretrain, data: {train: '
      '"${stages.p.test}"}}}', "stages.b.job.data.train", 5, "${stages.p.test}",
      "${stages.p.texts} or ${stages.p.unlabelled}"),
+    ("a condition on a stage that is not there", WHEN.replace("stage: small", "stage: smal"),
+     "stages.b.when.stage", 5, "smal", "did you mean 'small'"),
+    ("a condition on itself", WHEN.replace("stage: small", "stage: b"), "stages.b.when.stage", 5,
+     "b", "b -> b"),
+    ("a metric that is not measured", WHEN.replace("accuracy", "loss"), "stages.b.when.metric", 5,
+     "loss", "what small measures: accuracy, macro_f1"),
+    ("a condition on what measures nothing", WHEN.replace("stage: small", "stage: p") + PREPARE,
+     "stages.b.when.stage", 5, "p", "p is of kind prepare"),
+    ("a condition without a limit", WHEN.replace(", below: 0.9", ""), "stages.b.when", 5,
+     {"stage": "small", "metric": "accuracy"}, "one of below and above"),
+    ("a condition with two limits", WHEN.replace("below: 0.9", "below: 0.9, above: 0.1"),
+     "stages.b.when", 5, {"stage": "small", "metric": "accuracy", "below": 0.9, "above": 0.1},
+     "one of below and above"),
+    ("a limit that is a word", WHEN.replace("0.9", "high"), "stages.b.when.below", 5, "high",
+     "a number"),
+    ("a condition that is a word", WHEN.replace("{stage: small, metric: accuracy, below: 0.9}",
+     "always"), "stages.b.when", 5, "always", "a block of fields or null"),
+    ("a stage that may be skipped and is used", WHEN.replace(" otherwise: small,", "") + USES,
+     "stages.b.otherwise", 5, None, "c needs one"),
+    ("another kind that stands for it", WHEN.replace("ise: small", "ise: lm") + LANGUAGE,
+     "stages.b.otherwise", 5, "lm", "a stage of kind finetune; lm is of kind pretrain"),
+    ("one that stands for it in no case", WHEN.replace("when: {stage: small, metric: accuracy, "
+     "below: 0.9}, ", ""), "stages.b.otherwise", 5, "small", "left out"),
+    ("two files of one stage and another", PREPARE + '  b: {job: {kind: predict, model: ".", '
+     'input: job.yaml, output: o.csv}}\n  c: {job: {kind: predict, model: ".", input: job.yaml, '
+     "output: p.csv, low_confidence: {output: o.csv}}}", "stages.c.job.low_confidence.output", 6,
+     "o.csv", "than that of stage b"),
+    ("a model to deploy without a name", SMALL + '  b: {job: {kind: deploy, model: "${stages.small'
+     '.model}", data: {test: bbc-news}, register: {}}}', "stages.b.job.register.model", 5, None,
+     "missing"),
     ("a stage that is given a folder", "  p: {job: {kind: prepare, input: bbc-news, output: x}}",
      "stages.p.job.output", 4, "x", "no such field"),
     ("one column for both", "  p: {job: {kind: prepare, input: bbc-news, label: text}}",
@@ -126,6 +159,21 @@ def test_a_fault_is_named_with_line_field_value_and_what_is_allowed(
     assert word in problem["message"]
     if "file" not in field and "folder" not in field:
         assert len(problems) == 1
+
+
+def test_a_good_condition_is_accepted_and_shown(place, capfd):
+    Path("job.yaml").write_text(HEAD + WHEN + USES)
+    assert main(["validate", "job.yaml", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["stages"][1] == {
+        "stage": "b", "kind": "finetune", "needs": ["small"],
+        "when": "accuracy of small is below 0.9", "otherwise": "small",
+    }  # fmt: skip
+    assert main(["validate", "job.yaml"]) == 0
+    assert "accuracy of small is below 0.9" in capfd.readouterr().out
+    job = PipelineJob.model_validate(document["job"])
+    assert job.needs["b"] == ("small",)
+    assert job.inputs == {"small": (), "b": (), "c": ("b",)}
 
 
 def test_the_faults_of_all_stages_come_together(place, capfd):

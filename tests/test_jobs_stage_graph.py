@@ -2,7 +2,8 @@
 
 import pytest
 
-from jobs.stage_graph import cycles, graph_faults, order, parse_reference
+from jobs.stage_faults import graph_faults
+from jobs.stage_graph import cycles, order, parse_reference
 
 LONG = 10_000
 
@@ -80,3 +81,19 @@ def test_a_reference_is_a_whole_text_and_nothing_else():
     for text in ("${stages.a.model} ", "x${stages.a.model}", "${stages.a.metrics}",
                  "${stages.A.model}", "${stages.a/../b.model}", "${stages.a.model}\n"):  # fmt: skip
         assert parse_reference(text) is None
+
+
+def test_a_file_that_an_earlier_stage_reads_is_not_replaced():
+    def stages(output, **more):
+        return {
+            "first": {"job": {"kind": "prepare", "input": "rows.csv"}},
+            "label": {"job": {"kind": "predict", "model": ".",
+                              "input": "${stages.first.unlabelled}", "output": output}},
+            "later": {"needs": ["label"], "job": {"kind": "finetune", "data": {"train": "o.csv"}}},
+        } | more  # fmt: skip
+
+    ((path, value, words),) = graph_faults(stages("./rows.csv"))
+    assert (path, value) == (("stages", "label", "job", "output"), "./rows.csv")
+    assert words == "another file than what stage first reads"
+    # What comes later may read it, and so may who has nothing to do with it.
+    assert not [*graph_faults(stages("o.csv"))]

@@ -1,125 +1,235 @@
-"""Pipelines that learn the language of the texts first, from the command line."""
+"""From a table of which few rows have a label to a served model, with one command."""
 
+import csv
 import json
 import signal
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from commands import Commands, last_step
-from safetensors.torch import load_file
-from test_pipeline import WORDS, by_name, events, wait_for_stage, write_rows
+from sweeps import children
+from test_pipeline import by_name, events, wait_for_stage, write_rows
+
+from gpt2cls.data.rows import Columns
+from gpt2cls.data.sources import read_source
 
 pytestmark = pytest.mark.system
-LANGUAGE = {
-    "kind": "pretrain",
-    "data": {"train": "rows.csv", "max_length": 16},
-    "model": {"backbone": "gpt2-tiny", "tokenizer": {"train": 300}, "dropout": 0.1},
-    "train": {"epochs": 2, "batch_size": 16, "lr": 3.0e-3, "precision": "fp32"},
-    "cluster": {"cpus_per_worker": 1},
-}
+STAGES = ["prepare", "language", "probe", "label", "tuned", "deploy"]
+QUICK = {"precision": "fp32", "batch_size": 16}
+ONE_CORE = {"cpus_per_worker": 1}
+DATA = {"train": "${stages.prepare.labelled}", "test": "${stages.prepare.test}",
+        "validation": 0.2, "max_length": 64}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     folder = tmp_path_factory.mktemp("framework")
     commands = Commands(folder / "home", folder)
-    rows = [(f"the {word} of day {i}", label) for i in range(30) for label, words in WORDS.items()
-            for word in words.split()]  # fmt: skip
-    write_rows(folder / "rows.csv", ("text", "label"), rows)
+    write_table(folder / "table.csv")
     yield commands
     commands.end()
     assert not commands.processes(), "`cluster down` left processes"
 
 
-def write_pipeline(commands: Commands, name: str, lm: Any = None, probe: Any = None) -> str:
-    """A language model, and a classifier of frozen weights on it; each with its changes."""
-    classifier = {
-        "kind": "finetune",
-        "data": {"train": "rows.csv", "test": 0.2, "max_length": 16},
-        "model": {"backbone": "${stages.lm.model}", "pooling": "mean"},
-        "train": {"epochs": 2, "lr": 1.0e-1, "precision": "fp32", "freeze": "head_only"},
-        "cluster": {"cpus_per_worker": 1},
-    }
-    stages = {
-        "probe": {"needs": ["lm"], "job": changed(classifier, probe)},
-        "lm": {"job": changed(LANGUAGE, lm)},
-    }
+def write_table(path: Path) -> None:
+    """Every second text of BBC news, begun; one in ten has its label."""
+    rows = read_source("bbc-news", Columns("text", "label"), base_dir=path.parent)["train"]
+    assert rows.labels is not None
+    pairs = list(zip(rows.texts.to_pylist(), rows.labels.to_pylist(), strict=True))[::2]
+    table = [(i, text[:300], label if i % 10 == 0 else "") for i, (text, label) in enumerate(pairs)]
+    write_rows(path, ("id", "text", "label"), table)
+
+
+def write_framework(
+    commands: Commands, name: str = "news", *, below: float = 1.1, **probe: Any
+) -> str:
+    """The five stages; `probe` is of its training."""
+    network = {"backbone": "${stages.language.model}", "pooling": "mean"}
+    stages: dict[str, Any] = {
+        "prepare": {"job": {"kind": "prepare", "input": "table.csv"}},
+        "language": {"job": {"kind": "pretrain",
+                             "data": {"train": "${stages.prepare.texts}", "max_length": 64},
+                             "model": {"backbone": "gpt2-tiny", "tokenizer": {"train": 600}},
+                             "train": QUICK | {"max_steps": 20, "lr": 3.0e-3},
+                             "cluster": ONE_CORE}},
+        "probe": {"job": {"kind": "finetune", "data": DATA, "model": network, "cluster": ONE_CORE,
+                          "train": QUICK | {"freeze": "last_layer", "epochs": 3, "lr": 1.0e-2}
+                          | probe}},
+        "label": {"job": {"kind": "predict", "model": "${stages.probe.model}",
+                          "input": "${stages.prepare.unlabelled}", "output": f"{name}-labelled.csv",
+                          "low_confidence": {"below": 0.9, "output": f"{name}-ask.csv",
+                                             "most": 20}}},
+        "tuned": {"when": {"stage": "probe", "metric": "accuracy", "below": below},
+                  "otherwise": "probe",
+                  "job": {"kind": "finetune", "data": DATA, "model": network, "cluster": ONE_CORE,
+                          "train": QUICK | {"max_steps": 10, "lr": 1.0e-3}}},
+        "deploy": {"job": {"kind": "deploy", "model": "${stages.tuned.model}",
+                           "data": {"test": "${stages.prepare.test}"},
+                           "register": {"model": name}}},
+    }  # fmt: skip
     path = commands.folder / f"{name}.yaml"
     path.write_text(json.dumps({"kind": "pipeline", "name": name, "stages": stages}, indent=1))
     return str(path)
 
 
-def changed(job: dict[str, Any], changes: Any) -> dict[str, Any]:
-    blocks = {key: {**job.get(key, {}), **values} for key, values in (changes or {}).items()}
-    return job | blocks
+@pytest.fixture(scope="module")
+def done(commands: Commands) -> dict[str, Any]:
+    return dict(commands.json("run", write_framework(commands)))
 
 
-def test_a_classifier_is_built_on_the_language_model_of_another_stage(commands: Commands) -> None:
-    job = write_pipeline(commands, "two")
-    done = by_name(commands.json("run", job))
-    assert [stage["state"] for stage in done.values()] == ["FINISHED", "FINISHED"]
-    assert set(done["lm"]["metrics"]) == {
-        "validation/loss", "validation/perplexity", "validation/bits_per_byte",
-    }  # fmt: skip
-    weights = "model.safetensors"
-    theirs = load_file(Path(done["lm"]["output"]) / weights)
-    ours = load_file(Path(done["probe"]["output"]) / "backbone" / weights)
-    assert all(ours[name].equal(theirs[name]) for name in ours)
-    again = by_name(commands.json("run", job))
-    assert [stage["reused"] for stage in again.values()] == [True, True]
-    # Other texts are another language model, and so another classifier.
-    (commands.folder / "more.csv").write_bytes((commands.folder / "rows.csv").read_bytes())
-    with (commands.folder / "more.csv").open("a") as file:
-        file.write("one more text,sport\n")
-    more = by_name(commands.json("run", job, "-s", "stages.lm.job.data.train=more.csv"))
-    assert [stage["reused"] for stage in more.values()] == [False, False]
+def served(commands: Commands, address: str, texts: list[str]) -> list[str]:
+    """The labels that a served model gives."""
+    with commands.started("serve", address, "--json") as process:
+        while not (line := commands.stdout.read_text()).endswith("}\n"):
+            assert process.poll() is None, commands.stderr.read_text()
+        records = json.dumps({"dataframe_records": [{"text": text} for text in texts]})
+        request = urllib.request.Request(
+            f"{json.loads(line)['url']}/invocations",
+            records.encode(),
+            {"Content-Type": "application/json"},
+        )
+        reply = json.load(urllib.request.urlopen(request, timeout=60))
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    return [row["label"] for row in reply["predictions"]]
 
 
-def test_a_killed_language_model_goes_on_from_its_checkpoint(commands: Commands) -> None:
-    train = {"epochs": 12, "checkpoint_every": "5 steps"}
-    job = write_pipeline(commands, "killed", lm={"train": train})
-    with commands.started("run", job, "--json") as process:
-        job_dir = wait_for_stage(commands, "killed", "lm", 8, process)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    path = job_dir / "stages" / "lm" / "events.jsonl"
-    at_kill = last_step(path)
-    resumed = commands.json("resume", job_dir.name)
-    assert [stage["state"] for stage in resumed["stages"]] == ["FINISHED", "FINISHED"]
-    assert 0 < start_steps(path)[1] <= at_kill
-    run = by_name(resumed)["lm"]["run_id"]
-    steps = [point.step for point in commands.mlflow().get_metric_history(run, "train/loss")]
-    assert steps == [*range(1, last_step(path) + 1)]
-
-
-def start_steps(path: Path) -> list[int]:
-    """The step at which each attempt at a stage began."""
-    lines = [json.loads(line) for line in path.open()]
-    return [line["step"] for line in lines if line["kind"] == "start"]
-
-
-def test_an_alias_is_the_version_that_it_meant_when_the_stage_was_begun(
-    commands: Commands,
+def test_one_command_leads_from_the_table_to_a_champion(
+    commands: Commands, done: dict[str, Any]
 ) -> None:
-    register = {"register": {"model": "language"}}
-    on_alias = {"model": {"backbone": "models:/language@champion"},
-                "train": {"epochs": 60, "checkpoint_every": "5 steps"}}  # fmt: skip
-    job = write_pipeline(commands, "alias", lm=register, probe=on_alias)
-    with commands.started("run", job, "--json") as process:
-        job_dir = wait_for_stage(commands, "alias", "probe", 8, process)
+    assert [stage["stage"] for stage in done["stages"]] == STAGES
+    assert {stage["state"] for stage in done["stages"]} == {"FINISHED"}
+    stages = by_name(done)
+    with (commands.folder / "table.csv").open(newline="") as file:
+        given = {(row["text"], row["label"]) for row in csv.DictReader(file)}
+    parts = {
+        path.stem: pq.read_table(path).to_pylist()
+        for path in Path(stages["prepare"]["output"]).glob("*.parquet")
+    }
+    assert stages["prepare"]["metrics"] == {name: len(rows) for name, rows in parts.items()}
+    tested = {row["text"] for row in parts["test"]}
+    assert tested and not tested & {row["text"] for row in parts["texts"]}
+    labelled = {(row["text"], row["label"]) for row in [*parts["labelled"], *parts["test"]]}
+    assert labelled == {row for row in given if row[1]}
+    assert {row["text"] for row in parts["unlabelled"]} == (
+        {text for text, _ in given} - {text for text, _ in labelled}
+    )
+    artifacts = commands.mlflow().list_artifacts(stages["prepare"]["run_id"])
+    assert "data_report.json" in [artifact.path for artifact in artifacts]
+    assert "is below 1.1" in stages["tuned"]["condition"]
+    (version,) = commands.json("models", "news")["versions"]
+    assert version["aliases"] == ["champion"]
+    assert version["run_id"] == stages["deploy"]["run_id"]
+    assert version["metrics"]["accuracy"] == stages["deploy"]["metrics"]["test/accuracy"]
+    assert version["metrics"]["accuracy"] == stages["tuned"]["metrics"]["test/accuracy"]
+
+
+def test_the_champion_is_served_and_answers_as_the_fine_tuned_model(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    texts = ["the match was won in extra time", "shares fell as the bank cut its forecast"]
+    write_rows(commands.folder / "two.csv", ("text",), [(text,) for text in texts])
+    commands.json("predict", by_name(done)["tuned"]["output"], "two.csv", "-o", "two-out.csv")
+    with (commands.folder / "two-out.csv").open(newline="") as file:
+        labels = [row["label"] for row in csv.DictReader(file)]
+    assert served(commands, "models:/news@champion", texts) == labels
+
+
+def test_the_least_sure_texts_are_there_to_be_labelled(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    with (commands.folder / "news-ask.csv").open(newline="") as file:
+        asked = list(csv.DictReader(file))
+    assert len(asked) == 20
+    assert list(asked[0]) == ["text", "label", "predicted", "confidence"]
+    sureness = [float(row["confidence"]) for row in asked]
+    assert sureness == sorted(sureness)
+    assert {row["label"] for row in asked} == {""}
+    assert by_name(done)["label"]["metrics"]["low_confidence"] >= 20
+
+
+def test_a_second_run_makes_nothing_anew(commands: Commands, done: dict[str, Any]) -> None:
+    again = commands.json("run", write_framework(commands))
+    assert all(stage["reused"] for stage in again["stages"])
+    # Its runs only say where things come from.
+    for run in children(commands, again):
+        assert run.data.tags["gpt2cls.reused_from"] == by_name(done)[run.info.run_name]["run_id"]
+    assert len(commands.json("models", "news")["versions"]) == 1
+
+
+def test_a_probe_that_is_good_enough_is_deployed_itself(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    skipped = commands.json("run", write_framework(commands, below=0.0))
+    stages = by_name(skipped)
+    assert stages["tuned"]["state"] == "SKIPPED"
+    assert "is not below 0; probe stands for it" in stages["tuned"]["reason"]
+    assert stages["tuned"]["output"] == stages["probe"]["output"]
+    assert [stages[name]["reused"] for name in STAGES[:4]] == [True] * 4
+    deployed = stages["deploy"]["metrics"]
+    assert deployed["version"] == 2
+    assert deployed["test/accuracy"] == stages["probe"]["metrics"]["test/accuracy"]
+    assert "tuned" not in {run.info.run_name for run in children(commands, skipped)}
+    assert "SKIPPED" in commands.run("show", skipped["job_id"]).stdout
+
+
+def test_a_deploy_job_of_its_own_finds_the_version_that_is_there(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    test = str(Path(by_name(done)["prepare"]["output"]) / "test.parquet")
+    job = {"kind": "deploy", "name": "alone", "model": by_name(done)["tuned"]["output"],
+           "data": {"test": test}, "register": {"model": "news"}}  # fmt: skip
+    path = commands.folder / "alone.yaml"
+    path.write_text(json.dumps(job))
+    before = commands.json("models", "news")
+    document = commands.json("run", str(path))
+    assert document["model"]["version"] == 1
+    assert document["served"]["largest_difference"] < 1e-4
+    assert commands.json("models", "news") == before
+    ended = commands.run("run", str(path), "-s", "register.gate.min=1.0", "--json")
+    assert ended.returncode == 1
+    assert "not deployed" in json.loads(ended.stdout)["error"]["message"]
+    assert commands.json("models", "news") == before
+
+
+def test_a_version_that_was_taken_away_is_made_again(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    client = commands.mlflow()
+    client.delete_registered_model("news")
+    again = by_name(commands.json("run", write_framework(commands)))
+    assert {name: stage["reused"] for name, stage in again.items()} == {
+        name: name != "deploy" for name in STAGES
+    }
+    (version,) = commands.json("models", "news")["versions"]
+    assert version["aliases"] == ["champion"]
+
+
+def test_a_kill_in_the_third_stage_costs_neither_of_the_first_two(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    lively = {"epochs": 100, "freeze": "none", "checkpoint_every": "5 steps"}
+    job = write_framework(commands, "killed", **lively)
+    other = "stages.language.job.train.seed=1"  # else both are there already
+    with commands.started("run", job, "-s", other, "--json") as process:
+        job_dir = wait_for_stage(commands, "killed", "probe", 8, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    alone = commands.folder / "alone.yaml"
-    alone.write_text(json.dumps(changed(LANGUAGE, register) | {"name": "alone"}))
-    assert commands.json("run", str(alone))["model"]["version"] == 2
+    shown = commands.json("show", job_dir.name)
+    assert [stage["state"] for stage in shown["stages"]] == [
+        "FINISHED", "FINISHED", "KILLED", "PENDING", "PENDING", "PENDING",
+    ]  # fmt: skip
+    language = events(commands, shown, "language")
+    before, at_kill = language.read_bytes(), last_step(events(commands, shown, "probe"))
     resumed = commands.json("resume", job_dir.name)
-    resolved = json.loads((job_dir / "stages" / "probe" / "resolved.json").read_text())
-    assert resolved["model"]["backbone"] == "models:/language/1"
-    assert start_steps(events(commands, resumed, "probe"))[1] > 0
-    # A new pipeline takes the version that the alias means now.
-    again = commands.json("run", job, "-s", "stages.probe.job.train.epochs=1")
-    assert by_name(again)["lm"]["reused"]
-    probe = commands.home / "jobs" / again["job_id"] / "stages" / "probe"
-    assert json.loads((probe / "resolved.json").read_text())["model"]["backbone"].endswith("/2")
+    assert {stage["state"] for stage in resumed["stages"]} == {"FINISHED"}
+    assert language.read_bytes() == before
+    starts = [event["step"] for line in events(commands, shown, "probe").open()
+              if (event := json.loads(line))["kind"] == "start"]  # fmt: skip
+    assert starts[0] == 0 < starts[1] <= at_kill
+    assert by_name(resumed)["language"]["run_id"] == by_name(shown)["language"]["run_id"]
+    assert [v["aliases"] for v in commands.json("models", "killed")["versions"]] == [["champion"]]
