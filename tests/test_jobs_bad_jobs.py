@@ -177,7 +177,7 @@ def test_a_name_of_other_letters_is_refused(place, capfd, name):
     [
         pytest.param("kind: finetun\nname: x", "kind", "did you mean 'finetune'", id="near"),
         pytest.param(
-            "kind: xyz\nname: x", "kind", "finetune, pretrain, sweep, prepare", id="unknown"
+            "kind: xyz\nname: x", "kind", "finetune, pretrain, sweep, ensemble", id="unknown"
         ),
         pytest.param("kind: distill\nname: x", "kind", "this version runs finetune", id="to come"),
         pytest.param("name: x", "kind", "kind is missing", id="none"),
