@@ -95,7 +95,7 @@ class ModelConfig(Block):
     pooling: Literal["last", "mean", "max", "concat", "attention"] = "last"
     """From the tokens to one vector; concat is last, max and mean, attention has weights."""
     head: Literal["linear", "adaptive", "encdec"] = "linear"
-    """From the vector to the classes."""
+    """From the vector to the classes; adaptive clusters 1,000 labels and more by frequency."""
     heads: int = Field(4, ge=1, le=256)
     """Heads of the attention pooling."""
     dropout: Number = Field(0.2, ge=0, lt=1)

@@ -24,6 +24,8 @@ Floats = NDArray[np.floating[Any]]
 LabelArray = NDArray[Any]
 """int64 [N] class numbers, or bool [N, C] for several labels per row."""
 
+LARGEST_CONFUSION = 1_000
+"""Labels. The matrix of 10,000 would take gigabytes, and nobody reads it."""
 SMALLEST_PROBABILITY = 1e-15
 """Probabilities are kept this far from 0 and 1 in a logarithm, so that one sure mistake costs
 35 nats and not infinity."""
@@ -72,8 +74,8 @@ def evaluate_probabilities(
     Returns:
         `rows`; accuracy, macro_f1, micro_f1, log_loss, ece (and exact_match), each with a 95%
         bootstrap interval under `<name>_ci`; `per_class`; `reliability`; for single labels
-        `confusion` (rows are true, columns predicted); for several `average_precision` and
-        `thresholds`.
+        `confusion` (rows are true, columns predicted; up to 1,000 labels); for several
+        `average_precision` and `thresholds`.
     """
     check_shapes(probs, labels, task)
     predicted = predictions(probs, labels.ndim, thresholds)
@@ -91,6 +93,8 @@ def evaluate_probabilities(
     result["per_class"] = _per_class(predicted, labels, task)
     result["reliability"] = reliability_table(probs, labels)
     result["bootstrap"] = {"resamples": resamples, "seed": seed}
+    if task.kind == "single_label" and len(task.labels) > LARGEST_CONFUSION:
+        return result
     if task.kind == "single_label":
         return result | {"confusion": _confusion(predicted, labels, len(task.labels)).tolist()}
     return result | _multi_label_extras(result["per_class"], probs, labels, thresholds)

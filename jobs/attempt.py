@@ -21,7 +21,8 @@ from gpt2cls.data.check import check
 from gpt2cls.data.encode import open_tokens
 from gpt2cls.data.prepare import Prepared, prepare
 from gpt2cls.data.tokenizer import TextTokenizer
-from gpt2cls.training.payload import RankPayload
+from gpt2cls.model.head_rules import check_head
+from gpt2cls.training.payload import EVENTS_FILE, RankPayload
 from jobs.backbones import fetched
 from jobs.data_tables import report_tables
 from jobs.errors import JobFailed, JobStopped
@@ -36,6 +37,8 @@ from jobs.spool import write_json
 from jobs.states import State
 from jobs.store import Store
 from jobs.tables import metrics_table
+from jobs.training import last_event
+from jobs.trial_job import trial_job
 
 _RECORD_WAIT_S = 60.0
 
@@ -73,8 +76,17 @@ def read_data(job: FinetuneJob | SweepJob, base_dir: Path, surroundings: Surroun
         RequestError: the data or the model cannot be used.
     """
     prepared = prepare(job.data, base_dir=base_dir, seed=job.train.seed)
+    for one in _at_its_ends(job):
+        check_head(one.model, prepared.task, label_smoothing=one.train.label_smoothing)
     local = fetched(job, surroundings, base_dir)
     return Ready(prepared, tokenizer_of(local, prepared, surroundings, base_dir))
+
+
+def _at_its_ends(job: FinetuneJob | SweepJob) -> list[FinetuneJob]:
+    """The job, or those at the ends of what a sweep varies."""
+    if isinstance(job, FinetuneJob):
+        return [job]
+    return [trial_job(job, point) for point in job.search_space.extremes(job.fixed)]
 
 
 def new_job(text: str, job: AnyJob, base_dir: Path, surroundings: Surroundings) -> str:
@@ -263,11 +275,20 @@ def measure_and_register(
             attempt.surroundings,
             log,
         )
+    document["parameters"] = _parameters(attempt.dir / EVENTS_FILE)
     document["seconds"] = attempt.watch.seconds
     write_json(attempt.dir / "result.json", document)
     for figure in outcome.figures:
         record.artifact(figure, "figures")
     return document
+
+
+def _parameters(events: Path) -> dict[str, int]:
+    """How many numbers the model is made of, by part, and how many of them learned."""
+    start = last_event(events, "start") or {}
+    counts = {"total": "parameters", "trained": "trained_parameters"}
+    named = {name: start[key] for name, key in counts.items() if key in start}
+    return {**named, **start.get("parameters_of", {})}
 
 
 def params_of(job: AnyJob) -> dict[str, Any]:

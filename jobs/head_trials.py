@@ -33,6 +33,7 @@ def are_heads_alone(job: SweepJob) -> bool:
         job.search.searcher in ("random", "grid")
         and not job.search.pauses_trials
         and job.cluster.workers == 1
+        and job.model.head == "linear"
         and freezes <= frozen
         and (job.model.pooling != "attention" or freezes == {"last_layer"})
         and job.train.precision != "fp16"

@@ -86,6 +86,7 @@ class Progress:
             )
             return (
                 f"training {begin}: {self.num_steps} steps, {event['precision']} ({event['why']})"
+                f"{_sizes(event)}"
             )
         if kind == "eval":
             shown = ("eval/loss", *_OF_LABELS, *_OF_TEXTS)
@@ -103,6 +104,16 @@ class Progress:
         if kind == "note":
             return str(event["text"])
         return None
+
+
+def _sizes(event: dict[str, Any]) -> str:
+    if "parameters_of" not in event:  # of an older version, whose job is resumed
+        return ""
+    parts = ", ".join(f"{name} {size:,}" for name, size in event["parameters_of"].items())
+    return (
+        f"; {event['parameters']:,} parameters ({parts}), {event['trained_parameters']:,} of "
+        "them learn"
+    )
 
 
 @contextmanager

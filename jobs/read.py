@@ -34,7 +34,7 @@ _SOURCES: tuple[Path_, ...] = (
     ("input",),
 )
 NOT_YET: tuple[tuple[Path_, Any, str], ...] = (
-    (("model", "head"), ("adaptive", "encdec"), "linear, the one head of this version"),
+    (("model", "head"), ("encdec",), "linear or adaptive, the heads of this version"),
 )
 
 

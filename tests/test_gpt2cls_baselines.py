@@ -97,3 +97,26 @@ def test_of_many_rows_each_class_keeps_its_share_and_the_note_says_so(monkeypatc
     assert 2 in kept
     note = run_baselines(train, train, SINGLE)["tfidf"]["note"]
     assert note == f"fitted on {len(kept)} of 1000 training rows"
+
+
+def test_a_thousand_labels_get_a_naive_bayes_that_beats_guessing_and_says_so():
+    rng = np.random.default_rng(0)
+    task = Task("single_label", tuple(f"{i:04}" for i in range(1_000)), False)
+    labels = np.concatenate([np.arange(1_000), rng.integers(0, 1_000, 1_500)])
+    texts = [f"word{label} and word{label // 10}" for label in labels]
+    train, test = split_of(texts, labels), split_of(texts[:300], labels[:300])
+    found = run_baselines(train, test, task)
+    assert found["tfidf"]["note"] == "naive Bayes, for 1,000 labels"
+    assert found["tfidf"]["accuracy"] > 0.9 > 0.1 > found["majority"]["accuracy"]
+
+
+def test_the_naive_bayes_gives_the_probabilities_of_scikit_learn():
+    from scipy import sparse
+    from sklearn.naive_bayes import MultinomialNB
+
+    rng = np.random.default_rng(0)
+    features, labels = sparse.random(60, 40, 0.2, "csr", random_state=0), rng.integers(0, 7, 60)
+    theirs = MultinomialNB(alpha=baselines._SMOOTHING).fit(features, labels)
+    ours = baselines._NaiveBayes(features, labels)
+    assert np.allclose(ours.predict_proba(features), theirs.predict_proba(features))
+    assert np.array_equal(ours.classes_, theirs.classes_)

@@ -187,3 +187,12 @@ def test_a_label_without_rows_keeps_the_threshold_of_one_half():
     probs, labels = multi()
     labels[:, 1] = False
     assert choose_thresholds(probs, labels)[1] == 0.5
+
+
+def test_more_than_a_thousand_labels_get_a_table_without_a_matrix():
+    task = Task("single_label", tuple(map(str, range(1_001))), False)
+    labels = np.arange(1_001)
+    probs = np.random.default_rng(0).dirichlet(np.ones(1_001), 1_001)
+    table = evaluate_probabilities(probs, labels, task, resamples=10)
+    assert "confusion" not in table
+    assert len(table["per_class"]) == 1_001

@@ -22,7 +22,7 @@ def gradients(model, loss):
 
 
 def ours(model, rows=ROWS):
-    loss_sum = joint_loss(model, OBJECTIVE.loss_of_logits, WEIGHT)
+    loss_sum = joint_loss(model, OBJECTIVE.loss_of_features, WEIGHT)
     return sum(loss_sum(model, batch) for batch in tiny_rows(24).batches(rows, 1 << 20))
 
 
@@ -66,7 +66,7 @@ def test_a_text_of_one_token_has_a_label_and_nothing_to_predict():
     model = tiny_model(dropout=0.0)
     (batch,) = tiny_rows(24).batches(ROWS[:1], 1 << 20)
     batch.tokens_BT, batch.lengths_B = batch.tokens_BT[:, :1], torch.ones(1, dtype=torch.int64)
-    loss = joint_loss(model, OBJECTIVE.loss_of_logits, WEIGHT)(model, batch)
+    loss = joint_loss(model, OBJECTIVE.loss_of_features, WEIGHT)(model, batch)
     logits = model(batch.tokens_BT, batch.lengths_B, batch.cut_share_B)
     assert loss.item() == pytest.approx(F.cross_entropy(logits, batch.labels).item(), rel=1e-6)
 
@@ -75,4 +75,4 @@ def test_a_backbone_without_a_known_output_is_refused():
     model = tiny_model(TASK)
     model.backbone = torch.nn.Module()
     with pytest.raises(ModelError, match=r"train\.lm_weight = 0\.5: only a GPT-2"):
-        joint_loss(model, OBJECTIVE.loss_of_logits, WEIGHT)
+        joint_loss(model, OBJECTIVE.loss_of_features, WEIGHT)

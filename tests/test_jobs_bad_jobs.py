@@ -122,7 +122,7 @@ TABLE = [
         "register: {gate: {metric: log_loss}}",
         [("register.gate.metric", 4, "log_loss", "accuracy")],
     ),
-    ("a head to come", "model: {head: adaptive}", [("model.head", 4, "adaptive", "linear")]),
+    ("a head to come", "model: {head: encdec}", [("model.head", 4, "encdec", "linear")]),
     ("a rate of nothing", "train: {lm_epochs: 2, lm_lr: 0}", [("train.lm_lr", 4, 0, "above 0")]),
     ("a preset to come", "preset: lccc", [("preset", 4, "lccc", "paper")]),
     ("a preset that is a number", "preset: 3", [("preset", 4, 3, "paper")]),

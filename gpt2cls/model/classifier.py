@@ -5,15 +5,17 @@ D features of a token, F features of the pooled vector, C classes.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gpt2cls.config import ModelConfig
 from gpt2cls.data.tasks import Task
 from gpt2cls.model.backbone import Backbone, build_backbone
 from gpt2cls.model.gpt2 import GPT2Backbone
-from gpt2cls.model.head import LinearHead, build_head
+from gpt2cls.model.head import Head, build_head
 from gpt2cls.model.packed import PackedGPT2
 from gpt2cls.model.pooling import Pooling
 
@@ -24,7 +26,7 @@ _HEAD = 0x68656164
 class Classifier(nn.Module):
     """Tokens to logits."""
 
-    def __init__(self, backbone: Backbone, pooling: Pooling, head: LinearHead) -> None:
+    def __init__(self, backbone: Backbone, pooling: Pooling, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
@@ -92,8 +94,13 @@ def build_classifier(
     max_length: int,
     seed: int,
     base_dir: Path,
+    label_counts_C: NDArray[Any] | None = None,
 ) -> Classifier:
-    """A new classifier; the same seed gives the same weights, and the caller's draws stay."""
+    """A new classifier; the same seed gives the same weights, and the caller's draws stay.
+
+    `label_counts_C` are the training rows of each label, which an adaptive head sorts them by;
+    without them a file has to say.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = build_backbone(
@@ -103,14 +110,21 @@ def build_classifier(
             max_length=max_length,
             base_dir=base_dir,
         )
-        return with_new_head(backbone, config, task, seed)
+        return with_new_head(backbone, config, task, seed, label_counts_C)
 
 
-def with_new_head(backbone: Backbone, config: ModelConfig, task: Task, seed: int = 0) -> Classifier:
+def with_new_head(
+    backbone: Backbone,
+    config: ModelConfig,
+    task: Task,
+    seed: int = 0,
+    label_counts_C: NDArray[Any] | None = None,
+) -> Classifier:
     """The backbone with pooling and head drawn from `seed` alone; moves torch's generator.
 
     What the backbone drew before does not matter, so that many heads can be made for one.
     """
     torch.default_generator.manual_seed(seed ^ _HEAD)
     pooling = Pooling(config.pooling, width=backbone.width, heads=config.heads)
-    return Classifier(backbone, pooling, build_head(config, task, pooling.width))
+    head = build_head(config, task, pooling.width, label_counts_C)
+    return Classifier(backbone, pooling, head)

@@ -26,6 +26,7 @@ from gpt2cls.data.tokenizer import FILE, META, TextTokenizer
 from gpt2cls.errors import ModelError
 from gpt2cls.model.backbone import check_fits, load_backbone, save_backbone
 from gpt2cls.model.classifier import Classifier, with_new_head
+from gpt2cls.model.head import AdaptiveHead
 from gpt2cls.pretrained import OUR_FORMAT, WEIGHTS, objective_of, read_json, read_tensors
 
 HEAD = "head.safetensors"
@@ -206,10 +207,14 @@ def refuse_altered(
 
 def _head_tensors(model: Classifier) -> dict[str, torch.Tensor]:
     return {
-        name: tensor.detach().float().cpu().contiguous()
+        name: _as_stored(tensor.detach()).cpu().contiguous()
         for name, tensor in model.state_dict().items()
         if not name.startswith("backbone.")
     }
+
+
+def _as_stored(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _load_head(model: Classifier, file: Path) -> None:
@@ -219,3 +224,5 @@ def _load_head(model: Classifier, file: Path) -> None:
     if shapes != {name: list(tensor.shape) for name, tensor in wanted.items()}:
         raise ModelError(f"{file}: holds {shapes}, which does not fit the settings in {OUR_FORMAT}")
     model.load_state_dict(found, strict=False)
+    if isinstance(model.head, AdaptiveHead) and not model.head.has_sound_places():
+        raise ModelError(f"{file}: head.place_C does not give every label a place of its own")

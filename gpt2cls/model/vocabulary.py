@@ -44,6 +44,16 @@ class UsedRows(nn.Module):
         return nn.Embedding(len(table), table.shape[1], _weight=table)
 
 
+def num_parameters(module: nn.Module) -> int:
+    """Of the module as it is kept and saved: with the rows that do not take part."""
+    aside = sum(
+        (len(part.table) - len(part.weight)) * part.table.shape[1]
+        for part in module.modules()
+        if isinstance(part, UsedRows)
+    )
+    return sum(parameter.numel() for parameter in module.parameters()) + aside
+
+
 def used_tokens(splits: Iterable[NDArray[Any]], vocab_size: int, pad_id: int) -> NDArray[np.int64]:
     """The tokens that occur, in order; `splits` may be mapped from files of any size."""
     occurs = np.zeros(vocab_size, bool)

@@ -16,8 +16,8 @@ from gpt2cls.model.gpt2 import GPT2Backbone
 from gpt2cls.model.language import next_token_loss
 from gpt2cls.model.pooling import token_mask
 
-LabelLoss = Callable[[Tensor, Tensor], Tensor]
-"""Of logits [B, C] and labels, summed over the rows."""
+LabelLoss = Callable[[nn.Module, Tensor, Batch], Tensor]
+"""Of a model, the pooled vectors [B, F] and their batch, summed over the rows."""
 
 
 def joint_loss(model: Classifier, of_labels: LabelLoss, weight: float) -> Callable[..., Tensor]:
@@ -44,9 +44,8 @@ def joint_loss(model: Classifier, of_labels: LabelLoss, weight: float) -> Callab
         features_BF = model.pooling(hidden_NTD, lengths_N)
         if batch.lengths_B.dim() == 2:
             features_BF = model.of_rows(features_BF, batch.lengths_B > 0)
-        logits_BC = model.head_logits(features_BF, batch.cut_share_B)
         texts = _text_loss(model, hidden_NTD, tokens_NT, lengths_N, share_N)
-        return of_labels(logits_BC, batch.labels) + weight * texts
+        return of_labels(model, features_BF, batch) + weight * texts
 
     return loss_sum
 

@@ -26,6 +26,7 @@ from gpt2cls.errors import NonFiniteLoss, RequestError
 from gpt2cls.model.classifier import Classifier, with_new_head
 from gpt2cls.model.head import LinearHead
 from gpt2cls.model.kernels import bits_of, draw_words
+from gpt2cls.model.vocabulary import num_parameters
 from gpt2cls.training.classification import (
     Classification,
     check_metric,
@@ -188,11 +189,12 @@ def _data_of_each(payloads: Sequence[RankPayload], data: Classification) -> list
 def _new_member(payload: RankPayload, data: Classification, model: Classifier) -> Member:
     config, per_epoch = payload.train, data.plan.steps_per_epoch
     with torch.random.fork_rng(devices=[]):
-        drawn = with_new_head(model.backbone, payload.model, data.task, config.seed)
+        head = with_new_head(model.backbone, payload.model, data.task, config.seed).head
+    assert isinstance(head, LinearHead), "check_group() has looked"
     return Member(
         payload=payload,
         data=data,
-        head=drawn.head,
+        head=head,
         events=EventWriter(payload.job_dir / EVENTS_FILE),
         asked_to_stop=StopFile(payload.job_dir / STOP_FILE),
         num_steps=total_steps(config, per_epoch),
@@ -202,7 +204,8 @@ def _new_member(payload: RankPayload, data: Classification, model: Classifier) -
 
 def _announce(member: Member, num_members: int, model: Classifier, why: str) -> None:
     compute, learned = member.data.compute, sum(p.numel() for p in member.head.parameters())
-    below = sum(p.numel() for part in (model.backbone, model.pooling) for p in part.parameters())
+    parts = {name: num_parameters(getattr(model, name)) for name in ("backbone", "pooling")}
+    parts["head"] = learned
     member.events.write(
         "start",
         0,
@@ -214,7 +217,8 @@ def _announce(member: Member, num_members: int, model: Classifier, why: str) -> 
         resumed_from=None,
         world=1,
         device=str(compute.ranks.device),
-        parameters=below + learned,
+        parameters=sum(parts.values()),
+        parameters_of=parts,
         trained_parameters=learned,
         heads_together=num_members,
     )

@@ -5,12 +5,15 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2cls.config import ModelConfig
 from gpt2cls.data.batches import RowSource, SequenceRows, TokenRows
 from gpt2cls.data.encode import open_tokens
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import RequestError
 from gpt2cls.model.classifier import Classifier, build_classifier
 from gpt2cls.model.gpt2 import GPT2Backbone
+from gpt2cls.model.head import AdaptiveHead
+from gpt2cls.model.head_rules import CLUSTERS_FROM, check_head, has_clusters
 from gpt2cls.model.vocabulary import keep_used_rows, used_tokens
 from gpt2cls.training.auxiliary import joint_loss
 from gpt2cls.training.classification import open_classification, selecting_metric
@@ -52,7 +55,7 @@ def learn_labels(
 
     loss_sum = data.objective.loss_sum
     if config.lm_weight:
-        loss_sum = joint_loss(model, data.objective.loss_of_logits, config.lm_weight)
+        loss_sum = joint_loss(model, data.objective.loss_of_features, config.lm_weight)
     phases = Phases(data, model, config.freeze, keep)
     return Subject(
         model=model,
@@ -63,7 +66,22 @@ def learn_labels(
         data_of_step=phases.data_of_step,
         loss_sum=loss_sum,
         evaluate=phases.evaluate,
+        notes=_notes(model, payload.model, task),
     )
+
+
+def _notes(model: Classifier, config: ModelConfig, task: Task) -> tuple[str, ...]:
+    if config.head != "adaptive":
+        return ()
+    labels = f"model.head = adaptive: {len(task.labels):,} labels"
+    if not isinstance(model.head, AdaptiveHead):
+        return (
+            f"{labels}, so one output for each; from {CLUSTERS_FROM:,} on they are clustered by "
+            "frequency",
+        )
+    first, *ends = model.head.softmax.cutoffs
+    sizes = ", ".join(f"{size:,}" for size in np.diff([first, *ends]))
+    return (f"{labels}: the {first:,} most frequent in the root, the rest in clusters of {sizes}",)
 
 
 def new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
@@ -72,6 +90,7 @@ def new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
             f"train.lm_epochs = {payload.train.lm_epochs}: a payload of its own fine-tunes the "
             "language model, before this one; set it to 0 here"
         )
+    check_head(payload.model, task, label_smoothing=payload.train.label_smoothing)
     model = build_classifier(
         payload.model,
         task,
@@ -80,8 +99,17 @@ def new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
         max_length=payload.max_length,
         seed=payload.train.seed,
         base_dir=payload.base_dir,
+        label_counts_C=_label_counts(payload, task),
     )
     return model.to(ranks.device)
+
+
+def _label_counts(payload: RankPayload, task: Task) -> NDArray[np.int64] | None:
+    """The training rows of each label, where the head asks for them."""
+    if not has_clusters(payload.model, task) or payload.train_labels is None:
+        return None
+    labels_N = np.load(payload.train_labels, allow_pickle=False)
+    return np.bincount(labels_N, minlength=len(task.labels))
 
 
 def _used_tokens(payload: RankPayload) -> NDArray[np.int64]:

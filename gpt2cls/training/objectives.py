@@ -16,6 +16,7 @@ from torch import Tensor, nn, tensor
 
 from gpt2cls.data.batches import Batch
 from gpt2cls.errors import RequestError
+from gpt2cls.model.head import AdaptiveHead
 
 WeightSetting = Literal["none", "balanced"] | dict[str, float]
 
@@ -31,7 +32,18 @@ class Objective:
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """The weighted losses of the rows of `batch`, summed; in float32."""
-        return self.loss_of_logits(logits(model, batch), batch.labels)
+        return self.loss_of_features(model, pooled(model, batch), batch)
+
+    def loss_of_features(self, model: nn.Module, features_BF: Tensor, batch: Batch) -> Tensor:
+        """As `loss_sum`, from what the head reads."""
+        head: Any = model.head
+        if not isinstance(head, AdaptiveHead):
+            return self.loss_of_logits(head(features_BF, batch.cut_share_B), batch.labels)
+        # Without the other labels' probabilities, which nothing here asks for.
+        log_p_B = head.log_probability(features_BF, batch.cut_share_B, batch.labels)
+        if self.weights is not None:
+            log_p_B = log_p_B * tensor(self.weights, device=log_p_B.device)[batch.labels]
+        return -log_p_B.sum()
 
     def loss_of_logits(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
         # float(): cross-entropy in bf16 loses the small probabilities.
@@ -61,14 +73,18 @@ class Objective:
         return total or 1.0  # rows of weight 0 only: their loss is 0 too
 
 
-def logits(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's logits [B, C], from what was kept of the layers below where the batch has it."""
+def pooled(model: nn.Module, batch: Batch) -> Tensor:
+    """What the head reads, from what was kept of the layers below where the batch has it."""
     if batch.features_BF is not None:
-        return model.head_logits(batch.features_BF, batch.cut_share_B)  # type: ignore[operator, no-any-return]
+        return batch.features_BF
     if batch.hidden_BTD is not None:
-        features_BF = model.features_above(batch.hidden_BTD, batch.lengths_B, batch.block)  # type: ignore[operator]
-        return model.head_logits(features_BF, batch.cut_share_B)  # type: ignore[operator, no-any-return]
-    return model(batch.tokens_BT, batch.lengths_B, batch.cut_share_B)  # type: ignore[no-any-return]
+        return model.features_above(batch.hidden_BTD, batch.lengths_B, batch.block)  # type: ignore[operator, no-any-return]
+    return model.features(batch.tokens_BT, batch.lengths_B)  # type: ignore[operator, no-any-return]
+
+
+def logits(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's logits [B, C]."""
+    return model.head_logits(pooled(model, batch), batch.cut_share_B)  # type: ignore[operator, no-any-return]
 
 
 def class_weights(

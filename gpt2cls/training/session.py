@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from gpt2cls.errors import RequestError
-from gpt2cls.model.vocabulary import decay_unused_rows
+from gpt2cls.model.vocabulary import decay_unused_rows, num_parameters
 from gpt2cls.training.allocator import keep_freed_memory
 from gpt2cls.training.events import EventWriter
 from gpt2cls.training.learn_labels import learn_labels
@@ -126,6 +126,7 @@ def _announce(
     """What a reader of the events wants to know at the start."""
     learned = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
     sizes = {id(p): p.numel() for p in state.model.parameters()}
+    parts = {name: num_parameters(part) for name, part in state.model.named_children()}
     events.write(
         "start",
         state.step,
@@ -137,12 +138,15 @@ def _announce(
         resumed_from=state.step or None,
         world=subject.compute.ranks.world,
         device=str(subject.compute.ranks.device),
-        parameters=sum(sizes.values()),
+        parameters=sum(parts.values()),
+        parameters_of=parts,
         trained_parameters=sum(size for key, size in sizes.items() if key in learned),
     )
     if state.step:  # told again where a kill came between the checkpoint and its event
         events.write("checkpoint", state.step, {})
-    elif words := warmup_note(payload.train, num_steps):
+        return
+    warmup = warmup_note(payload.train, num_steps)
+    for words in (*subject.notes, *([warmup] if warmup else ())):
         events.note(0, words)
 
 

@@ -26,3 +26,5 @@ class Subject:
     loss_sum: Callable[[nn.Module, Batch], Tensor]
     evaluate: Callable[[int], dict[str, float]]
     """The metrics after so many steps; every rank calls it, and gets the same."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was decided while it was made."""
