@@ -95,9 +95,11 @@ class ModelConfig(Block):
     pooling: Literal["last", "mean", "max", "concat", "attention"] = "last"
     """From the tokens to one vector; concat is last, max and mean, attention has weights."""
     head: Literal["linear", "adaptive", "encdec"] = "linear"
-    """From the vector to the classes; adaptive clusters 1,000 labels and more by frequency."""
+    """From the vector to the classes; adaptive clusters 1,000 labels and more by frequency. encdec
+    takes the place of pooling and the backbone's layers: an encoder reads the text both ways, and
+    a decoder has a query for each label."""
     heads: int = Field(4, ge=1, le=256)
-    """Heads of the attention pooling."""
+    """Heads of the attention pooling, and of the layers of encdec."""
     dropout: Number = Field(0.2, ge=0, lt=1)
     """In the blocks, on the embeddings and before the head; only while training."""
     temperature: Number = Field(0.5, gt=0, le=1000)

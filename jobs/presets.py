@@ -4,12 +4,12 @@ from copy import deepcopy
 from typing import Any
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # GPT-2 with attention pooling and a softmax with temperature.
+    # GPT-2 with attention pooling and an adaptive softmax with temperature.
     "paper": {
         "model": {
             "backbone": "gpt2",
             "pooling": "attention",
-            "head": "linear",
+            "head": "adaptive",
             "heads": 4,
             "dropout": 0.2,
             "temperature": 0.5,
@@ -44,11 +44,25 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 def fill(values: dict[str, Any]) -> dict[str, Any]:
     """The values with those of their preset beneath them; what was given stays."""
-    name = values.get("preset")
-    preset = PRESETS.get(name) if isinstance(name, str) else None
     filled = dict(values)
-    for block, settings in (preset or {}).items():
+    for block, settings in _settings(values).items():
         given = values.get(block, {})
         if isinstance(given, dict):
-            filled[block] = deepcopy(settings) | given
+            filled[block] = settings | given
     return filled
+
+
+def _settings(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the preset says to a job with these values."""
+    name = values.get("preset")
+    settings = deepcopy(PRESETS.get(name, {})) if isinstance(name, str) else {}
+    if settings and _given(values, "model", "head") == "encdec":
+        del settings["model"]["pooling"]  # its queries read the text themselves
+    if name == "paper" and _given(values, "cluster", "gpus_per_worker"):
+        settings["train"]["precision"] = "fp16"  # as published; a processor has none that is fast
+    return settings
+
+
+def _given(values: dict[str, Any], block: str, field: str) -> Any:
+    settings = values.get(block)
+    return settings.get(field) if isinstance(settings, dict) else None

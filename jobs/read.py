@@ -33,9 +33,6 @@ _SOURCES: tuple[Path_, ...] = (
     ("data", "test"),
     ("input",),
 )
-NOT_YET: tuple[tuple[Path_, Any, str], ...] = (
-    (("model", "head"), ("encdec",), "linear or adaptive, the heads of this version"),
-)
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,6 @@ def _check(tree: Tree, kinds: Mapping[str, type[AnyJob]]) -> AnyJob | None:
         return None
     _check_preset(tree)
     given, tree.values = tree.values, fill(tree.values) | {"kind": likely}
-    tree.problems.extend(_not_yet(tree))
     try:
         job = kinds[likely].model_validate(tree.values)
         if isinstance(job, SweepJob):
@@ -146,24 +142,6 @@ def _check_preset(tree: Tree) -> None:
     if isinstance(preset, str) and preset not in PRESETS:
         allowed = f"one of {', '.join(PRESETS)}, or null: this version has no other preset"
         tree.problems.append(must_be(tree, ("preset",), preset, allowed))
-
-
-def _not_yet(tree: Tree) -> Iterator[Problem]:
-    for (block, field), refused, allowed in NOT_YET:
-        settings = tree.values.get(str(block))
-        value = settings.get(field) if isinstance(settings, dict) else None
-        if isinstance(value, str | int) and value is not True and value in refused:
-            yield must_be(tree, (block, field), value, allowed)
-        yield from _not_yet_in_space(tree, f"{block}.{field}", refused, allowed)
-
-
-def _not_yet_in_space(tree: Tree, field: str, refused: Any, allowed: str) -> Iterator[Problem]:
-    space = tree.values.get("space")
-    dimension = space.get(field) if isinstance(space, dict) else None
-    for kind, values in dimension.items() if isinstance(dimension, dict) else ():
-        for i, value in enumerate(values if isinstance(values, list) else ()):
-            if isinstance(value, str | int) and value is not True and value in refused:
-                yield must_be(tree, ("space", field, kind, i), value, allowed)
 
 
 def _ends_of_space(job: SweepJob, tree: Tree) -> Iterator[Problem]:

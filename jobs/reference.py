@@ -8,7 +8,6 @@ import yaml
 
 from jobs.explain import allowed_words, schema_of
 from jobs.presets import PRESETS
-from jobs.read import NOT_YET
 from jobs.spec import KINDS
 from tune_spaces import SHIPPED, shipped_document
 
@@ -151,18 +150,11 @@ def _rows(block: dict[str, Any], path: tuple[str, ...]) -> Iterator[Row]:
         if inner and "default" in field and field["default"] is not None:
             default = ""  # that of each of its fields
         meaning = re.sub(r"\bNone\b", "null", field.get("description", ""))
-        yield ".".join(at), _taken(at, field), default, meaning
+        yield ".".join(at), allowed_words(field), default, meaning
         if inner:
             yield from _rows(inner, at)
         if named := _named(field):
             yield from _rows(named, (*at, "NAME"))
-
-
-def _taken(path: tuple[str, ...], field: dict[str, Any]) -> str:
-    for refused_at, _, allowed in NOT_YET:
-        if refused_at == path:
-            return allowed
-    return allowed_words(field)
 
 
 def _named(field: dict[str, Any]) -> dict[str, Any] | None:

@@ -307,9 +307,24 @@ def _training_faults(job: TrainingJob) -> Iterator[Fault]:
     if job.train.lm_weight and job.train.freeze != "none":
         words = f"none with train.lm_weight = {job.train.lm_weight:g}: all layers learn the texts"
         yield "train.freeze", job.train.freeze, words
+    yield from _encdec_faults(job.model, job.train)
     stopping = job.train.early_stopping
     if stopping is not None and stopping.metric not in METRICS:
         yield "train.early_stopping.metric", stopping.metric, f"one of {', '.join(METRICS)}"
+
+
+def _encdec_faults(model: ModelConfig, train: TrainConfig) -> Iterator[Fault]:
+    if model.head != "encdec":
+        return
+    if model.pooling != "last":
+        words = "last (the default) with model.head = encdec, whose queries read all of a text"
+        yield "model.pooling", model.pooling, words
+    if train.freeze not in ("none", "head_only", "gradual"):
+        words = "none, head_only or gradual with model.head = encdec, whose layers are all new"
+        yield "train.freeze", train.freeze, words
+    if train.lm_weight:
+        words = "0 with model.head = encdec, whose encoder sees the tokens that come next"
+        yield "train.lm_weight", train.lm_weight, words
 
 
 def _pretrain_faults(job: PretrainJob) -> Iterator[Fault]:

@@ -94,11 +94,6 @@ def test_a_floor_that_leaves_no_room_is_refused():
         head(prob_floor=0.4)
 
 
-def test_heads_of_later_versions_are_refused():
-    with pytest.raises(ModelError, match=r"model\.head = 'encdec': .* set model\.head"):
-        head(head="encdec")
-
-
 def test_dropout_before_the_head_is_active_only_while_training():
     model = classifier(dropout=0.5)
     features_BF, none_cut_B = torch.ones(1, 64), torch.zeros(1)

@@ -122,7 +122,22 @@ TABLE = [
         "register: {gate: {metric: log_loss}}",
         [("register.gate.metric", 4, "log_loss", "accuracy")],
     ),
-    ("a head to come", "model: {head: encdec}", [("model.head", 4, "encdec", "linear")]),
+    ("a head that is none", "model: {head: deep}", [("model.head", 4, "deep", "adaptive")]),
+    (
+        "a pooling beside a decoder",
+        "model: {head: encdec, pooling: mean}",
+        [("model.pooling", 4, "mean", "last (the default) with model.head = encdec")],
+    ),
+    (
+        "an untrained encoder that stays",
+        "model: {head: encdec}\ntrain: {freeze: last_layer}",
+        [("train.freeze", 5, "last_layer", "none, head_only or gradual")],
+    ),
+    (
+        "a language model that sees what comes next",
+        "model: {head: encdec}\ntrain: {lm_weight: 0.5}",
+        [("train.lm_weight", 5, 0.5, "0 with model.head = encdec")],
+    ),
     ("a rate of nothing", "train: {lm_epochs: 2, lm_lr: 0}", [("train.lm_lr", 4, 0, "above 0")]),
     ("a preset to come", "preset: lccc", [("preset", 4, "lccc", "paper")]),
     ("a preset that is a number", "preset: 3", [("preset", 4, 3, "paper")]),

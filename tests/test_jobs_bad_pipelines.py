@@ -58,8 +58,8 @@ TABLE = [
      "stages.small.job.train.lr", 4, -1, "above 0"),
     ("fields that do not fit", SMALL.replace("}}}", ", text: a, label: a}}}"),
      "stages.small.job.data.label", 4, "a", "not also data.text"),
-    ("a head to come", SMALL.replace("}}}", "}, model: {head: encdec}}}"),
-     "stages.small.job.model.head", 4, "encdec", "linear"),
+    ("a head that is none", SMALL.replace("}}}", "}, model: {head: deep}}}"),
+     "stages.small.job.model.head", 4, "deep", "linear"),
     ("data that is not there", "  b: {job: {kind: finetune, data: {train: no.csv}}}",
      "stages.b.job.data.train", 4, "no.csv", "no such file"),
     ("a model that is not there", SMALL.replace("small", "b") + "  c: {job: {kind: evaluate, "

@@ -31,4 +31,4 @@ def test_limits_defaults_and_inner_fields_are_those_of_the_models():
     assert told["`train.early_stopping`"][1] == "`null`"
     assert told["`train.early_stopping.patience`"][1] == "`2`"
     assert told["`register.gate`"][1] == ""
-    assert told["`model.head`"][0] == "linear or adaptive, the heads of this version"
+    assert told["`model.head`"][0] == "one of linear, adaptive, encdec"

@@ -129,6 +129,11 @@ def build_backbone(
             )
         folder = folder / "backbone"
     backbone = load_backbone(folder, dropout=model.dropout, pad_id=pad_id)
+    if isinstance(backbone, GPT2Backbone) and not backbone.h and model.head != "encdec":
+        raise ModelError(
+            f"model.backbone = {model.backbone!r}: holds embeddings and no layers, as a model with "
+            "model.head = encdec does; set model.head to encdec, or take another backbone"
+        )
     check_fits(
         backbone,
         f"model.backbone = {model.backbone!r}",

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from gpt2cls.config import ModelConfig
 from gpt2cls.data.tasks import Task
+from gpt2cls.errors import ModelError
 from gpt2cls.model.backbone import Backbone, build_backbone
-from gpt2cls.model.gpt2 import GPT2Backbone
+from gpt2cls.model.encdec import EncoderDecoder
+from gpt2cls.model.gpt2 import GPT2Backbone, embeddings_alone
 from gpt2cls.model.head import Head, build_head
 from gpt2cls.model.packed import PackedGPT2
 from gpt2cls.model.pooling import Pooling
@@ -26,7 +28,7 @@ _HEAD = 0x68656164
 class Classifier(nn.Module):
     """Tokens to logits."""
 
-    def __init__(self, backbone: Backbone, pooling: Pooling, head: Head) -> None:
+    def __init__(self, backbone: Backbone, pooling: Pooling | EncoderDecoder, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
@@ -110,7 +112,19 @@ def build_classifier(
             max_length=max_length,
             base_dir=base_dir,
         )
+        if config.head == "encdec":
+            backbone = _embeddings_of(backbone, config)
         return with_new_head(backbone, config, task, seed, label_counts_C)
+
+
+def _embeddings_of(backbone: Backbone, config: ModelConfig) -> GPT2Backbone:
+    """What an encoder of our own takes from a backbone: no layer, tokens and positions."""
+    if not isinstance(backbone, GPT2Backbone):
+        raise ModelError(
+            f"model.backbone = {config.backbone!r}: model.head = encdec takes the token and "
+            "position embeddings of a GPT-2; name one, or set model.head to linear"
+        )
+    return embeddings_alone(backbone)
 
 
 def with_new_head(
@@ -125,6 +139,14 @@ def with_new_head(
     What the backbone drew before does not matter, so that many heads can be made for one.
     """
     torch.default_generator.manual_seed(seed ^ _HEAD)
-    pooling = Pooling(config.pooling, width=backbone.width, heads=config.heads)
+    pooling = _new_pooling(backbone, config, task)
     head = build_head(config, task, pooling.width, label_counts_C)
     return Classifier(backbone, pooling, head)
+
+
+def _new_pooling(backbone: Backbone, config: ModelConfig, task: Task) -> Pooling | EncoderDecoder:
+    if config.head != "encdec":
+        return Pooling(config.pooling, width=backbone.width, heads=config.heads)
+    return EncoderDecoder(
+        len(task.labels), width=backbone.width, heads=config.heads, dropout=config.dropout
+    )

@@ -11,7 +11,7 @@ Letters in tensor names: B rows, T tokens, D features, H heads, K features of a 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -158,6 +158,8 @@ class GPT2Backbone(nn.Module):
     @property
     def blocks(self) -> list[list[nn.Module]]:
         """The groups of layers from the bottom to the top; the embeddings are the first."""
+        if not self.h:
+            return [[self.wte, self.wpe, self.ln_f]]
         return [[self.wte, self.wpe], *([block] for block in self.h[:-1]), [self.h[-1], self.ln_f]]
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
@@ -209,6 +211,13 @@ class GPT2Backbone(nn.Module):
         return dropout(x_BTD, self.dropout if self.training else 0.0)
 
 
+def embeddings_alone(backbone: GPT2Backbone) -> GPT2Backbone:
+    """A GPT-2 without blocks: its tokens and positions, with a new norm above them."""
+    embeddings = GPT2Backbone(replace(backbone.config, layers=0), dropout=backbone.dropout)
+    embeddings.wte, embeddings.wpe = backbone.wte, backbone.wpe
+    return embeddings
+
+
 def _empty_embedding(num_rows: int, width: int) -> nn.Embedding:
     # Given its weight, the embedding draws none: `init_gpt2` or a file will.
     return nn.Embedding(num_rows, width, _weight=torch.empty(num_rows, width))
@@ -246,7 +255,7 @@ def init_gpt2(model: GPT2Backbone) -> None:
     Source: Radford et al. 2019, section 2.3: the weights of the layers that end on the
         residual stream are scaled by 1/sqrt(number of such layers); 0.02 is from its code.
     """
-    residual_std = 0.02 / math.sqrt(2 * model.config.layers)
+    residual_std = 0.02 / math.sqrt(2 * max(model.config.layers, 1))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)

@@ -26,10 +26,10 @@ def is_our_gpt2(raw: dict[str, Any]) -> bool:
 def parse_config(raw: dict[str, Any], *, where: Path) -> GPT2Config:
     """The shape in a config.json; the defaults are those of transformers.GPT2Config."""
 
-    def size(key: str, default: int) -> int:
+    def size(key: str, default: int, least: int = 1) -> int:
         value = raw.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
-            raise ModelError(f"{where}: {key} = {value!r}: must be a whole number from 1")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
+            raise ModelError(f"{where}: {key} = {value!r}: must be a whole number from {least}")
         return value
 
     width, heads = size("n_embd", 768), size("n_head", 12)
@@ -39,7 +39,7 @@ def parse_config(raw: dict[str, Any], *, where: Path) -> GPT2Config:
         vocab_size=size("vocab_size", 50257),
         positions=size("n_positions", 1024),
         width=width,
-        layers=size("n_layer", 12),
+        layers=size("n_layer", 12, least=0),
         heads=heads,
         inner=4 * width if raw.get("n_inner") is None else size("n_inner", 4 * width),
         activation=raw.get("activation_function", "gelu_new"),
@@ -60,8 +60,8 @@ def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2Backbone:
     files = weight_files(folder)
     names = {_our_name(name) for file in files for name in tensor_names(file)}
     # Before building anything: a config.json may claim a billion layers.
-    top = f"h.{config.layers - 1}.ln_1.weight"
-    if top not in names or f"h.{config.layers}.ln_1.weight" in names:
+    has_top = config.layers == 0 or f"h.{config.layers - 1}.ln_1.weight" in names
+    if not has_top or f"h.{config.layers}.ln_1.weight" in names:
         raise ModelError(
             f"{folder}: config.json says n_layer = {config.layers}, but {WEIGHTS} holds "
             f"{sum(n.endswith('.ln_1.weight') for n in names)} blocks; "

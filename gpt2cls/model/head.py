@@ -66,12 +66,25 @@ class Head(nn.Module):
         return p_BC * (1 - outcomes * self.prob_floor) + self.prob_floor
 
 
+class PerLabel(nn.Module):
+    """Each label's logit from a vector of its own: [B, C * D] to [B, C]."""
+
+    def __init__(self, num_labels: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_labels, width))
+        self.bias = nn.Parameter(torch.empty(num_labels))
+
+    def forward(self, features_BF: Tensor) -> Tensor:
+        vectors_BCD = features_BF.view(len(features_BF), *self.weight.shape)
+        return (vectors_BCD * self.weight).sum(dim=2) + self.bias
+
+
 class LinearHead(Head):
     """One linear layer, and one softmax or sigmoids."""
 
-    def __init__(self, config: ModelConfig, task: Task, num_features: int) -> None:
+    def __init__(self, config: ModelConfig, task: Task, linear: nn.Linear | PerLabel) -> None:
         super().__init__(config, task)
-        self.linear = nn.Linear(num_features, len(task.labels))
+        self.linear = linear
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
@@ -147,11 +160,10 @@ def build_head(
     Raises:
         ModelError: the labels or other settings do not allow this head.
     """
-    if config.head == "encdec":
-        raise ModelError(
-            f"model.head = {config.head!r}: not in this version; set model.head to linear"
-        )
+    num_labels = len(task.labels)
     check_head(config, task)
     if has_clusters(config, task):
         return AdaptiveHead(config, task, num_features, counts_C)
-    return LinearHead(config, task, num_features)
+    if config.head == "encdec":
+        return LinearHead(config, task, PerLabel(num_labels, num_features // num_labels))
+    return LinearHead(config, task, nn.Linear(num_features, num_labels))

@@ -9,6 +9,8 @@ from gpt2cls.errors import ModelError
 
 CLUSTERS_FROM = 1_000
 """Labels. With fewer the whole softmax costs less than a text's way through the backbone."""
+MOST_QUERIES = 1_000
+"""Labels of a decoder: all of them see each other, for every text."""
 
 
 def has_clusters(model: ModelConfig, task: Task) -> bool:
@@ -22,9 +24,16 @@ def check_head(model: ModelConfig, task: Task, *, label_smoothing: float = 0.0) 
     Raises:
         ModelError: names the field and the way out.
     """
+    num_labels = len(task.labels)
+    if model.head == "encdec" and num_labels > MOST_QUERIES:
+        way_out = "adaptive" if task.kind == "single_label" else "linear"
+        raise ModelError(
+            f"model.head = encdec: {num_labels:,} labels would be as many queries for every text; "
+            f"at most {MOST_QUERIES:,}; set model.head to {way_out}"
+        )
     if not has_clusters(model, task):
         return
-    clusters = f"{len(task.labels):,} labels are clustered by model.head = adaptive"
+    clusters = f"{num_labels:,} labels are clustered by model.head = adaptive"
     if task.kind == "multi_label":
         raise ModelError(
             f"{clusters}, and a text has several: clusters part one softmax, and several labels "

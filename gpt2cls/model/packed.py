@@ -32,6 +32,7 @@ def can_pack(backbone: nn.Module) -> TypeGuard[GPT2Backbone]:
     """True for a GPT-2 on the CPU that packing serves."""
     return (
         isinstance(backbone, GPT2Backbone)
+        and len(backbone.h) > 0
         and backbone.width >= WORTH_IT_FROM
         and backbone.config.activation in _FUSED
         and backbone.wpe.weight.device.type == "cpu"

@@ -62,6 +62,20 @@ def max_tokens(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     return hidden_BTD.masked_fill(~mask_BT[:, :, None], -torch.inf).amax(dim=1).float()
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Refuse a number of heads that does not divide the width.
+
+    Raises:
+        ModelError: names the numbers that do.
+    """
+    if width % heads:
+        allowed = [n for n in range(1, min(width, 256) + 1) if width % n == 0]
+        raise ModelError(
+            f"model.heads = {heads}: the backbone is {width} wide, which {heads} does not "
+            f"divide; allowed: {', '.join(map(str, allowed))}"
+        )
+
+
 class SequenceAttention(nn.Module):
     """Multi-head attention from the last token over the whole sequence; heads concatenated.
 
@@ -70,12 +84,7 @@ class SequenceAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            allowed = [n for n in range(1, min(width, 256) + 1) if width % n == 0]
-            raise ModelError(
-                f"model.heads = {heads}: the backbone is {width} wide, which {heads} does not "
-                f"divide; allowed: {', '.join(map(str, allowed))}"
-            )
+        check_heads(width, heads)
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)

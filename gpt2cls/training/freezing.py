@@ -87,7 +87,7 @@ def frozen_depth(model: nn.Module, names: set[str]) -> Depth | None:
     for place, block in enumerate(blocks_of(model)):
         if any(id(p) in learning for module in block for p in module.parameters()):
             return place - 1 if place > 1 else None
-    return "final"
+    return "final" if len(blocks_of(model)) > 1 else None
 
 
 def apply_freeze(model: nn.Module, names: set[str]) -> None:
