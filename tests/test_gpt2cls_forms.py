@@ -197,7 +197,7 @@ def test_pooled_vectors_of_both_orders_are_kept_for_a_frozen_backbone(tmp_path):
 def test_the_loss_of_labels_and_texts_is_the_sum_over_rows_however_they_are_batched(form, tmp_path):
     prepared, _, payload = tiny_job(tmp_path, form)
     model, data = opened(prepared, payload)
-    rows, loss_sum = np.arange(24), joint_loss(model, data.objective.loss_of_logits, 0.5)
+    rows, loss_sum = np.arange(24), joint_loss(model, data.objective.loss_of_features, 0.5)
     with torch.no_grad():
         of_labels = float(data.objective.loss_sum(model, data.validation.batch(rows)))
         together = float(loss_sum(model, data.validation.batch(rows)))
