@@ -34,7 +34,12 @@ def run_baselines(
     for several labels only, gives every row each label's share of the training rows as its
     probability. `tfidf` is logistic regression on TF-IDF. Probabilities of `majority` are the
     shares in the training rows too. Thresholds are chosen on `validation` (on `train` without one).
+    Of regression see `value_baselines`.
     """
+    if task.kind == "regression":
+        from gpt2cls.value_baselines import value_baselines
+
+        return value_baselines(train, test, seed=seed)
     prior_C = _prior(train, task)
     prior_NC = np.tile(prior_C, (len(test.labels), 1))
     if task.kind == "single_label":
@@ -78,23 +83,13 @@ def _tfidf(
     train: Split, splits: Sequence[Split], task: Task, seed: int
 ) -> tuple[list[NDArray[np.float64]], dict[str, str]]:
     """Probabilities on each of `splits`, and a note when not all training rows were used."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
     rows = _sample(train.labels, seed)
-    texts = _texts(train, rows)
+    texts = joined_texts(train, rows)
     is_large = task.kind == "single_label" and len(task.labels) >= MANY_LABELS
-    # Chinese and its like do not part words with spaces: take runs of characters instead.
-    by_word = _share_of_spaces(texts) > 0.08
-    vectorizer = TfidfVectorizer(
-        analyzer="word" if by_word else "char",
-        ngram_range=(1, 2) if by_word else (1, 3),
-        token_pattern=r"(?u)\b\w+\b" if by_word else None,
-        sublinear_tf=True,
-        max_features=MAX_FEATURES,
-        dtype=np.float32,
-    )
+    vectorizer = new_vectorizer(texts)
     features = vectorizer.fit_transform(texts)
     linear = LogisticRegression(C=10.0, tol=1e-3, random_state=seed)
     model = OneVsRestClassifier(linear) if task.kind == "multi_label" else linear
@@ -106,7 +101,7 @@ def _tfidf(
         else:
             model.fit(features, train.labels[rows])
     found = [
-        _all_classes(model.predict_proba(vectorizer.transform(_texts(split))), model, task)
+        _all_classes(model.predict_proba(vectorizer.transform(joined_texts(split))), model, task)
         for split in splits
     ]
     notes = [f"naive Bayes, for {len(task.labels):,} labels"] if is_large else []
@@ -143,6 +138,22 @@ class _NaiveBayes:
         return np.asarray(scores_NC / scores_NC.sum(axis=1, keepdims=True))
 
 
+def new_vectorizer(texts: Sequence[str]) -> Any:
+    """TF-IDF over words and pairs of them, or over runs of characters; not fitted yet."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    # Chinese and its like do not part words with spaces: take runs of characters instead.
+    by_word = _share_of_spaces(texts) > 0.08
+    return TfidfVectorizer(
+        analyzer="word" if by_word else "char",
+        ngram_range=(1, 2) if by_word else (1, 3),
+        token_pattern=r"(?u)\b\w+\b" if by_word else None,
+        sublinear_tf=True,
+        max_features=MAX_FEATURES,
+        dtype=np.float32,
+    )
+
+
 def _all_classes(probs: Any, model: Any, task: Task) -> NDArray[np.float64]:
     """Probabilities with a column for every label, also one that no training row has."""
     if task.kind == "multi_label":
@@ -167,7 +178,7 @@ def _sample(labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
     return np.sort(by_class[kept])
 
 
-def _texts(split: Split, rows: NDArray[np.int64] | None = None) -> list[str]:
+def joined_texts(split: Split, rows: NDArray[np.int64] | None = None) -> list[str]:
     """Texts as a list; the two of a pair joined."""
 
     def column(values: Any) -> list[str]:

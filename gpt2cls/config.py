@@ -50,6 +50,8 @@ class DataConfig(Block):
     model reads a pair in both, which takes twice the time, and adds up what it made of them."""
     label: str = "label"
     """The column of the label; one that holds lists makes the task multi-label."""
+    task: Literal["classes", "regression"] = "classes"
+    """What a label is: the name of a class, or (regression) a number that is to be predicted."""
     separator: str | None = Field(None, min_length=1)
     """Splits the label column into several labels; a list column needs none."""
     labelled: int | None = Field(None, ge=2, le=1_000_000_000)
@@ -130,7 +132,8 @@ class EarlyStopping(Block):
     """Stop when validation has not improved for a while."""
 
     metric: str = "macro_f1"
-    """On the validation split: accuracy, macro_f1, micro_f1, exact_match or log_loss."""
+    """On the validation split: accuracy, macro_f1, micro_f1, exact_match or log_loss; of regression
+    pearson (which it is then unless given), spearman or mse."""
     patience: int = Field(2, ge=1, le=1_000_000)
     """Evaluations without improvement."""
 

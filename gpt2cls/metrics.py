@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gpt2cls.calibration import NUM_BINS, calibration_gaps, reliability_table
 from gpt2cls.intervals import Scores, Sums, bootstrap_intervals, num_resamples
+from gpt2cls.regression import evaluate_values, quick_scores
 
 if TYPE_CHECKING:
     from gpt2cls.data.tasks import Task
@@ -34,9 +35,13 @@ SMALLEST_PROBABILITY = 1e-15
 def quick_metrics(probs: Floats, labels: LabelArray, task: "Task") -> dict[str, float]:
     """Accuracy, macro_f1, micro_f1 and log_loss; exact_match too where a row has several labels.
 
+    Of regression, whose values stand in the place of probabilities: pearson, spearman and mse.
+
     The accuracy of several labels is the share of rows with exactly the right set, at a
     threshold of one half.
     """
+    if task.kind == "regression":
+        return quick_scores(probs, labels)
     check_shapes(probs, labels, task)
     predicted = predictions(probs, labels.ndim, None)
     hits_C, predicted_C, true_C = _counts(predicted, labels, len(task.labels))
@@ -75,8 +80,10 @@ def evaluate_probabilities(
         `rows`; accuracy, macro_f1, micro_f1, log_loss, ece (and exact_match), each with a 95%
         bootstrap interval under `<name>_ci`; `per_class`; `reliability`; for single labels
         `confusion` (rows are true, columns predicted; up to 1,000 labels); for several
-        `average_precision` and `thresholds`.
+        `average_precision` and `thresholds`. Of regression, what `evaluate_values` gives.
     """
+    if task.kind == "regression":
+        return evaluate_values(probs, labels, seed=seed, resamples=resamples)
     check_shapes(probs, labels, task)
     predicted = predictions(probs, labels.ndim, thresholds)
     parts_NF = _parts(probs, labels, predicted)

@@ -31,6 +31,8 @@ def worst_mistakes(
 
     `texts` and `pairs` may be lists or Arrow arrays; only the chosen rows are touched.
     """
+    if task.kind == "regression":
+        return _largest_errors(probs[:, 0], labels, texts, k, pairs)
     predicted = predictions(probs, labels.ndim, thresholds)
     wrong_N = predicted != labels if labels.ndim == 1 else (predicted != labels).any(axis=1)
     losses_N = row_losses(probs, labels)
@@ -50,6 +52,30 @@ def worst_mistakes(
         for row in worst
     ]
     return {"rows": len(labels), "wrong": len(wrong), "mistakes": mistakes}
+
+
+def _largest_errors(
+    values_N: Floats,
+    labels_N: Floats,
+    texts: Sequence[Any],
+    k: int,
+    pairs: Sequence[Any] | None,
+) -> dict[str, Any]:
+    """The rows whose value is furthest from the label; none is right or wrong."""
+    errors_N = values_N.astype(np.float64) - labels_N
+    worst = np.argsort(-np.abs(errors_N), kind="stable")[:k]
+    mistakes = [
+        {
+            "row": int(row),
+            "text": _excerpt(texts[row]),
+            **({"pair": _excerpt(pairs[row])} if pairs is not None else {}),
+            "true": f"{labels_N[row]:.4g}",
+            "predicted": f"{values_N[row]:.4g}",
+            "error": float(errors_N[row]),
+        }
+        for row in worst
+    ]
+    return {"rows": len(labels_N), "wrong": None, "mistakes": mistakes}
 
 
 def _names(choice: NDArray[Any], task: "Task") -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gpt2cls.data.batches import Batch, padded_length, rows_of_tokens
 from gpt2cls.data.encode import encode_rows
+from gpt2cls.data.tasks import VALUE
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.errors import RequestError
 from gpt2cls.metrics import predictions
@@ -80,8 +81,9 @@ class Predictor:
 
     @property
     def tolerance(self) -> float:
-        """By how much a probability may differ when other texts are asked with it."""
-        return COMPANY_MATTERS_BY if isinstance(self.model.backbone, PackedGPT2) else 1e-4
+        """By how much a probability, or a value, may differ when other texts are asked with it."""
+        is_packed = isinstance(self.model.backbone, PackedGPT2)
+        return (COMPANY_MATTERS_BY if is_packed else 1e-4) * self.info.task.std
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -96,7 +98,10 @@ class Predictor:
     def probabilities(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> NDArray[np.float32]:
-        """Probabilities [N, C] in the order of the texts, whatever order they were computed in."""
+        """Probabilities [N, C], or values [N, 1] of regression.
+
+        They are in the order of the texts, whatever order they were computed in.
+        """
         answers_NC = self.of_each(texts, pairs)
         return answers_NC[0] if len(answers_NC) == 1 else np.mean(answers_NC, axis=0)
 
@@ -159,8 +164,11 @@ class Predictor:
     def columns(self, probs_NC: NDArray[np.float32]) -> dict[str, Sequence[Any]]:
         """The predicted columns: `label`, `score`, and `p_<label>` for each label.
 
-        Several labels are joined by `|` and may be none; the score is the highest probability.
+        Several labels are joined by `|` and may be none; the score is the highest probability. Of
+        regression there is one column, `value`.
         """
+        if self.info.task.kind == "regression":
+            return {VALUE: probs_NC[:, 0]}  # type: ignore[dict-item]
         thresholds = self.info.thresholds
         if self.info.task.kind == "multi_label":
             chosen_NC = predictions(probs_NC, 2, thresholds)
@@ -195,7 +203,8 @@ class Predictor:
 def fastest_that_agrees(model: Classifier, info: ModelInfo) -> Classifier:
     """`model` in bf16, or `model` itself where that would not be faster or would not agree.
 
-    To agree is to give probabilities within `AGREES_WITHIN` of those in fp32, for every label of
+    To agree is to give probabilities within `AGREES_WITHIN` of those in fp32 (of values: that many
+    standard deviations), for every label of
     every text of a probe: so a label can change only where two were as likely, but for twice that.
     The probe depends on nothing but the sizes, so each process decides alike for one model.
     """
@@ -218,7 +227,8 @@ def _largest_difference(one: Classifier, other: Classifier, info: ModelInfo) -> 
     lengths_B = torch.randint(1, T + 1, (PROBE_ROWS,), generator=draw)
     batch = (tokens_BT, lengths_B, torch.zeros(PROBE_ROWS))
     probs_BC = one.probabilities(one(*batch))
-    return float((probs_BC - other.probabilities(other(*batch))).abs().max().nan_to_num(torch.inf))
+    difference_BC = (probs_BC - other.probabilities(other(*batch))) / info.task.std
+    return float(difference_BC.abs().max().nan_to_num(torch.inf))
 
 
 def _by_threads(work: Callable[[T], None], items: Sequence[T]) -> None:

@@ -107,7 +107,9 @@ def _show_versions(document: dict[str, Any], out: "Console") -> None:
     rows = []
     for version in document["versions"]:
         metrics = version["metrics"]
-        shown = "  ".join(f"{k} {metrics[k]:.4f}" for k in ("accuracy", "macro_f1") if k in metrics)
+        shown = "  ".join(
+            f"{k} {metrics[k]:.4f}" for k in ("accuracy", "macro_f1", "pearson") if k in metrics
+        )
         aliases = ", ".join(version["aliases"])
         made = moment(version.get("created_unix_s"))
         rows.append([version["version"], aliases, shown, version.get("job_id"), made])

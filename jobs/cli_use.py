@@ -137,7 +137,8 @@ def show_evaluated(document: dict[str, Any], out: "Console") -> None:
 
     test = document["test"]
     out.print(metrics_table(test, {}, f"{document['model']} on {document['data']}"))
-    out.print(per_class_table(test["per_class"]))
+    if "per_class" in test:
+        out.print(per_class_table(test["per_class"]))
 
 
 def _show_serving(document: dict[str, Any], out: "Console") -> None:

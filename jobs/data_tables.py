@@ -14,9 +14,17 @@ def report_tables(report: DataReport) -> RenderableType:
     columns = ["split", "rows", "tokens: mean", "median", "95%", "longest", "cut off"]
     tables = [plain_table(columns, [_split_row(report, s) for s in report.splits], title)]
     classes = sorted(report.labels.items(), key=lambda item: -item[1].get("train", 0))
-    rows = [[label, *(n.get(s, 0) for s in report.splits)] for label, n in classes[:_MAX_CLASSES]]
+    rows: list[list[object]] = [
+        [label, *(n.get(s, 0) for s in report.splits)] for label, n in classes[:_MAX_CLASSES]
+    ]
     more = f", the {_MAX_CLASSES} largest" if len(classes) > _MAX_CLASSES else ""
-    tables.append(plain_table(["label", *report.splits], rows, f"{len(classes):,} classes{more}"))
+    if report.numbers:
+        names = ("mean", "std", "min", "max")
+        rows = [[s, *(getattr(n, name) for name in names)] for s, n in report.numbers.items()]
+        tables.append(plain_table(["label", *names], rows, "Labels are numbers"))
+    else:
+        title = f"{len(classes):,} classes{more}"
+        tables.append(plain_table(["label", *report.splits], rows, title))
     problems = [[p.kind.replace("_", " "), p.count, "\n".join(p.examples)] for p in report.problems]
     if problems:
         tables.append(plain_table(["problem", "count", "examples"], problems, "Problems"))

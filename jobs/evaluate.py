@@ -10,7 +10,7 @@ from cluster.home import Surroundings
 from gpt2cls.config import DataConfig
 from gpt2cls.data.keys import fingerprint
 from gpt2cls.data.prepare import read_labelled
-from gpt2cls.data.tasks import Split
+from gpt2cls.data.tasks import Split, Task
 from gpt2cls.metrics import evaluate_probabilities
 from gpt2cls.model.folder import ModelInfo
 from gpt2cls.predict import Predictor
@@ -35,7 +35,7 @@ def run_evaluate(
     predictor = Predictor.load(model_folder(model, surroundings, base_dir=base_dir))
     split = rows_for(predictor.info, data, base_dir)
     task = predictor.info.task
-    console.print(f"{len(split):,} rows of {data.test}, {len(task.labels)} labels")
+    console.print(f"{len(split):,} rows of {data.test}, {_of(task)}")
     return {
         "model": model,
         "data": data.test,
@@ -69,3 +69,7 @@ def fingerprint_for(info: ModelInfo, split: Split) -> str:
     assert split.keys is not None
     names = [name.encode() for name in info.task.labels]
     return fingerprint([*names, split.keys, split.labels])
+
+
+def _of(task: Task) -> str:
+    return "a value each" if task.kind == "regression" else f"{len(task.labels)} labels"

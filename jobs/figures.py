@@ -86,6 +86,27 @@ def reliability_figure(reliability: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def fit_figure(fit: Sequence[Mapping[str, Any]]) -> Figure:
+    """Labels against predicted values: the mean of each tenth, and where most of its labels lie."""
+    figure, axes = new_figure(4.6, 4.6)
+    values, labels = [row["value"] for row in fit], [row["label"] for row in fit]
+    ends = [min(values + labels), max(values + labels)]
+    axes.plot(ends, ends, color=QUIET, lw=1, ls="--", label="right on average")
+    spread = [
+        [row["label"] - row["low"] for row in fit],
+        [row["high"] - row["label"] for row in fit],
+    ]
+    # A mean can lie outside the 80% where few rows are far off.
+    spread = [[max(length, 0.0) for length in side] for side in spread]
+    axes.errorbar(
+        values, labels, spread, color=COLOURS[0], marker="o", ms=4, lw=1.2, elinewidth=0.8,
+        label="this model; 80% of labels",
+    )  # fmt: skip
+    axes.set(xlabel="predicted", ylabel="label")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
+
+
 def curves_figure(
     curves: Mapping[str, Points], *, ylabel: str, measured: Mapping[str, Points] | None = None
 ) -> Figure:

@@ -63,7 +63,7 @@ def _against(champion: Standing, new: Standing, metric: str, value: float, shown
 
 def is_better(metric: str, value: float, rival: float) -> bool:
     """Losses and errors are better when smaller; a tie is no win, and NaN never wins."""
-    return value < rival if metric in ("log_loss", "ece", "bits_per_byte") else value > rival
+    return value < rival if metric in ("log_loss", "ece", "mse", "bits_per_byte") else value > rival
 
 
 def former_champion(moves: Sequence[tuple[str, int | None]]) -> int | None:

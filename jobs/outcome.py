@@ -22,12 +22,15 @@ from gpt2cls.training.checkpoint import read_whole
 from gpt2cls.training.payload import RankPayload
 from gpt2cls.training.session import BEST
 from gpt2cls.training.state import load_model_tensors
-from jobs.figures import confusion_figure, png, reliability_figure
+from jobs.figures import confusion_figure, fit_figure, png, reliability_figure
 from jobs.spec import FinetuneJob
 from jobs.spool import write_json
 
-HEADLINES = ("accuracy", "macro_f1", "micro_f1", "exact_match", "average_precision")
-LOSSES = ("log_loss", "ece")
+HEADLINES = (
+    *("accuracy", "macro_f1", "micro_f1", "exact_match", "average_precision"),
+    *("pearson", "spearman"),
+)
+LOSSES = ("log_loss", "ece", "mse")
 MODEL_FOLDER = "model"
 NUM_MISTAKES = 25
 _EXAMPLE_ROWS = 64
@@ -185,7 +188,11 @@ def _write_mistakes(
 
 def _figures(table: dict[str, Any], labels: tuple[str, ...], folder: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
-    pictures = {"reliability.png": png(reliability_figure(table["reliability"]))}
+    pictures = {}
+    if "reliability" in table:
+        pictures["reliability.png"] = png(reliability_figure(table["reliability"]))
+    if "fit" in table:
+        pictures["fit.png"] = png(fit_figure(table["fit"]))
     if "confusion" in table and len(labels) <= _LARGEST_CONFUSION:
         pictures["confusion_matrix.png"] = png(confusion_figure(table["confusion"], labels))
     for name, picture in pictures.items():

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gpt2cls.data.write import written_aside
-from jobs.figures import confusion_figure, curves_figure, reliability_figure, svg
+from jobs.figures import confusion_figure, curves_figure, fit_figure, reliability_figure, svg
 from jobs.job_folder import RESOLVED_FILE
 from jobs.page_tables import (
     METRICS,
@@ -42,15 +42,24 @@ _PICTURES: tuple[tuple[dict[str, str], dict[str, str], str, str], ...] = (
     ),
     (
         {},
-        {"eval/accuracy": "accuracy", "eval/macro_f1": "macro F1"},
+        {
+            "eval/accuracy": "accuracy",
+            "eval/macro_f1": "macro F1",
+            "eval/pearson": "Pearson",
+            "eval/spearman": "Spearman",
+        },
         "score",
         "Scores on the validation split",
     ),
+    ({}, {"eval/mse": "validation"}, "squared error", "Squared error, in units of the labels"),
     ({"train/lr": "learning rate"}, {}, "learning rate", "Learning rate"),
     ({"train/tokens_per_second": "speed"}, {}, "tokens per second", "Speed of training"),
 )
 """Lines, dots (metric: name in the legend), the axis, the caption."""
-_NO_DATA: Document = {"splits": {}, "tokens": {}, "labels": {}, "problems": [], "notes": []}
+_NO_DATA: Document = {
+    **{name: {} for name in ("splits", "tokens", "labels", "numbers")},
+    **{name: [] for name in ("problems", "notes")},
+}
 
 
 def write_report(job_dir: Path, output: Path) -> Path:
@@ -111,6 +120,7 @@ def view(job_dir: Path) -> Document:
         "confusion": _confusion(table),
         "confusions": most_confused(table)[:12],
         "reliability": _reliability(table),
+        "fit": _fit(table),
         "mistakes": read_document(job_dir / "mistakes.json"),
         "settings": halves(flat({k: v for k, v in job.items() if k not in ("kind", "name")})),
     }
@@ -192,6 +202,15 @@ def _reliability(table: Document) -> Document | None:
         "Accuracy of decisions by their confidence; on the dashed line, 80% sure is right in 80%"
     )
     return embedded(reliability_figure(table["reliability"]), caption)
+
+
+def _fit(table: Document) -> Document | None:
+    if not table.get("fit"):
+        return None
+    caption = (
+        "Mean label of each tenth of the rows, by predicted value; 80% of its labels lie there"
+    )
+    return embedded(fit_figure(table["fit"]), caption)
 
 
 def embedded(figure: Any, caption: str) -> Document:

@@ -13,6 +13,7 @@ MAX_LABELS = 60
 NAMES = {
     "majority": "Majority class",
     "prior": "Label shares",
+    "mean": "Mean of the training labels",
     "tfidf": "TF-IDF + logistic regression",
 }
 METRICS = {
@@ -22,6 +23,9 @@ METRICS = {
     "average_precision": "Avg. precision",
     "log_loss": "Log loss",
     "ece": "Calibration error",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "mse": "Squared error",
 }
 
 _UNSEEN = re.compile(
@@ -33,9 +37,10 @@ def headline(table: Document, baselines: Mapping[str, Document]) -> Document:
     """The model and the baselines with the same metrics, each with its interval."""
     rows = [("This model", table)] if table else []
     names_of = NAMES | ({"majority": "No label at all"} if "thresholds" in table else {})
+    names_of |= {"tfidf": _linear_name(table)}
     rows += [(names_of.get(name, name), row) for name, row in baselines.items()]
     names = [name for name in METRICS if any(row.get(name) is not None for _, row in rows)]
-    if "thresholds" not in table:
+    if "thresholds" not in table:  # of several labels
         names = [name for name in names if name != "micro_f1"]  # it is the accuracy
     shown = [
         {
@@ -76,25 +81,31 @@ def _cell(row: Document, metric: str) -> Document:
     return {"value": row.get(metric), "low": low, "high": high}
 
 
+def _linear_name(table: Document) -> str:
+    return "TF-IDF + ridge regression" if "pearson" in table else NAMES["tfidf"]
+
+
 def verdict(table: Document, baselines: Mapping[str, Document]) -> tuple[str, str] | None:
     """(tone, sentence) on whether the network is worth it next to the linear model."""
     linear = baselines.get("tfidf") or {}
     metric = "macro_f1" if "thresholds" in table else "accuracy"
+    metric = "pearson" if "pearson" in table else metric
     if table.get(metric) is None or linear.get(metric) is None:
         return None
-    name = {"macro_f1": "macro F1", "accuracy": "accuracy"}[metric]
+    name = {"macro_f1": "macro F1", "pearson": "correlation"}.get(metric, metric)
+    model = _linear_name(table)
     gain = 100 * (table[metric] - linear[metric])
     low, high = table.get(f"{metric}_ci") or (table[metric], table[metric])
     if low > linear[metric]:
-        return "good", f"Beats TF-IDF + logistic regression by {gain:.1f} points of {name}."
+        return "good", f"Beats {model} by {gain:.1f} points of {name}."
     if high < linear[metric]:
         return "bad", (
-            f"A linear model is better: TF-IDF + logistic regression leads by {-gain:.1f} points "
-            f"of {name}. It is also cheaper to run."
+            f"A linear model is better: {model} leads by {-gain:.1f} points of {name}. It is also "
+            "cheaper to run."
         )
     return "even", (
-        f"Not told apart from TF-IDF + logistic regression: {gain:+.1f} points of {name}, within "
-        "the 95% interval. The linear model is cheaper to run."
+        f"Not told apart from {model}: {gain:+.1f} points of {name}, within the 95% interval. The "
+        "linear model is cheaper to run."
     )
 
 

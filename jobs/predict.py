@@ -40,6 +40,11 @@ def run_predict(
     started_s = time.monotonic()
     predictor = Predictor.load(model_folder(model, surroundings, base_dir=base_dir))
     asked = low_confidence
+    if asked is not None and predictor.info.task.kind == "regression":
+        raise RequestError(
+            f"least_sure = {asked.output}: model {model} predicts numbers, and does not say how "
+            "sure it is; leave least_sure out"
+        )
     unsure = LeastSure(below=asked.below, most=asked.most) if asked is not None else None
     rows = predict_file(
         predictor,

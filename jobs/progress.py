@@ -15,7 +15,7 @@ from rich.text import Text
 from jobs.joblog import JobLog
 
 _POLL_S = 0.25
-_OF_LABELS = ("eval/accuracy", "eval/macro_f1", "eval/micro_f1")
+_OF_LABELS = ("eval/accuracy", "eval/macro_f1", "eval/micro_f1", "eval/pearson", "eval/mse")
 _OF_TEXTS = ("eval/perplexity", "eval/bits_per_byte")
 _PLAIN_EVERY_S = 2.0
 _SPEED_STEPS = 20

@@ -13,7 +13,7 @@ from mlflow.pyfunc import PythonModel
 
 
 class PackagedClassifier(PythonModel):  # type: ignore[misc]
-    """Texts in a DataFrame to `label`, `score` and one `p_<label>` column per label."""
+    """Texts in a DataFrame to `label`, `score` and one `p_<label>` column per label, or `value`."""
 
     def load_context(self, context: Any) -> None:  # MLflow finds the parameter by this name
         from gpt2cls.predict import Predictor

@@ -25,7 +25,7 @@ def main(model_uri: str, frame_file: Path, output: Path, has_own_code: bool) -> 
     home = Path(sys.modules["gpt2cls"].__file__ or "").resolve()
     if has_own_code and home.parent.parent.name != "code":
         raise SystemExit(f"the model used the code in {home.parent}, not its own")
-    columns = [name for name in predicted.columns if name.startswith("p_")]
+    columns = [name for name in predicted.columns if name == "value" or name.startswith("p_")]
     np.save(output, predicted[columns].to_numpy(np.float64))
 
 

@@ -21,8 +21,10 @@ Fault = tuple[str | tuple[str | int, ...], object, str]
 The field is dotted, or a path where keys hold dots themselves.
 """
 
-METRICS_TO_RAISE = ("accuracy", "macro_f1", "micro_f1", "exact_match")
-METRICS = (*METRICS_TO_RAISE, "log_loss")
+METRICS_OF_VALUES = ("pearson", "spearman", "mse")
+METRICS_OF_CLASSES = ("accuracy", "macro_f1", "micro_f1", "exact_match", "log_loss")
+METRICS = (*METRICS_OF_CLASSES, *METRICS_OF_VALUES)
+METRICS_TO_RAISE = tuple(name for name in METRICS if name not in ("log_loss", "mse"))
 MAX_RUNS = 100_000
 MAX_GRID_POINTS = 10_000
 TRIALS_UNLESS_TOLD = 12
@@ -102,7 +104,16 @@ Searcher = Annotated[
     AfterValidator(_is_installed),
 ]  # fmt: skip
 Metric = Annotated[
-    Literal["accuracy", "macro_f1", "micro_f1", "exact_match", "log_loss"],
+    Literal[
+        "accuracy",
+        "macro_f1",
+        "micro_f1",
+        "exact_match",
+        "log_loss",
+        "pearson",
+        "spearman",
+        "mse",
+    ],
     BeforeValidator(_without_prefix),
     WithJsonSchema(_METRIC_SCHEMA),
 ]
@@ -118,7 +129,7 @@ class SearchConfig(Block):
     searcher: Searcher = "random"
     """What picks the points: at random, all in turn, or learning from those tried before."""
     metric: Metric = "accuracy"
-    """Of the validation split; what trials are compared by."""
+    """Of the validation split; what trials are compared by. Of regression: pearson unless given."""
     mode: Literal["max", "min"] | None = None
     """Whether more of the metric is better; None: as the metric has it."""
     time_budget_s: Annotated[Number, Field(gt=0, le=1e9)] | None = None

@@ -104,10 +104,11 @@ def package(source: Path, info: ModelInfo, folder: Path) -> None:
     from mlflow.types import ColSpec, Schema
 
     columns = [info.text] if isinstance(info.text, str) else [*info.text]
-    numbers = ["score", *(f"p_{label}" for label in info.task.labels)]
     signature = ModelSignature(
         inputs=Schema([ColSpec("string", name) for name in columns]),
-        outputs=Schema([ColSpec("string", "label"), *(ColSpec("double", n) for n in numbers)]),
+        outputs=Schema(
+            [ColSpec("string" if n == "label" else "double", n) for n in info.task.output_columns]
+        ),
     )
     pyfunc.save_model(
         str(folder),

@@ -17,8 +17,9 @@ from gpt2cls.config import (
     PretrainConfig,
     TrainConfig,
 )
+from jobs.input_forms import form_faults, with_metrics_of_values
 from jobs.names import MODEL_WORDS, JobName, check_model, is_registered
-from jobs.search import METRICS, Fault, SearchConfig, SpaceGiven, num_trials, sweep_faults
+from jobs.search import Fault, SearchConfig, SpaceGiven, num_trials, sweep_faults
 from jobs.spec_uses import (
     DeployJob,
     EnsembleJob,
@@ -75,6 +76,11 @@ class TrainingJob(Block):
     # `register` in the file; in Python the name is taken
     registration: RegisterConfig = Field(RegisterConfig(), alias="register")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _values_are_judged_by_their_correlation(cls, values: Any) -> Any:
+        return with_metrics_of_values(values) if isinstance(values, dict) else values
+
     @model_validator(mode="after")
     def _the_parts_fit_each_other(self) -> Self:
         if faults := [*self._faults()]:
@@ -85,6 +91,7 @@ class TrainingJob(Block):
     def _faults(self) -> Iterator[Any]:
         yield from _data_faults(self.data)
         yield from _training_faults(self)
+        yield from form_faults(self)
 
 
 class FinetuneJob(TrainingJob):
@@ -308,9 +315,6 @@ def _training_faults(job: TrainingJob) -> Iterator[Fault]:
         words = f"none with train.lm_weight = {job.train.lm_weight:g}: all layers learn the texts"
         yield "train.freeze", job.train.freeze, words
     yield from _encdec_faults(job.model, job.train)
-    stopping = job.train.early_stopping
-    if stopping is not None and stopping.metric not in METRICS:
-        yield "train.early_stopping.metric", stopping.metric, f"one of {', '.join(METRICS)}"
 
 
 def _encdec_faults(model: ModelConfig, train: TrainConfig) -> Iterator[Fault]:

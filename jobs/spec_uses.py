@@ -13,8 +13,11 @@ from jobs.names import JobName, ModelAddress
 class Gate(Block):
     """What a new version must reach on the test split."""
 
-    metric: Literal["accuracy", "macro_f1", "micro_f1", "exact_match"] = "accuracy"
-    """What is judged, and which evaluation in training counts as the best."""
+    metric: Literal["accuracy", "macro_f1", "micro_f1", "exact_match", "pearson", "spearman"] = (
+        "accuracy"
+    )
+    """What is judged, and which evaluation in training counts as the best. Of regression: pearson,
+    which it is then unless given, or spearman."""
     min: Annotated[Number, Field(ge=0, le=1)] | None = None
     """Below this the model is not registered; None: no floor."""
     beats: Literal["champion"] | None = "champion"

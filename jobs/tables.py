@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 _OF_LABELS = ("accuracy", "macro_f1", "micro_f1", "exact_match", "log_loss", "ece")
+_OF_VALUES = ("pearson", "spearman", "mse")
 _OF_TEXTS = ("loss", "perplexity", "bits_per_byte")
-_HEADLINES = (*_OF_LABELS, *_OF_TEXTS)
+_HEADLINES = (*_OF_LABELS, *_OF_VALUES, *_OF_TEXTS)
 
 
 def plain_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str = "") -> Table:

@@ -140,7 +140,7 @@ SENSELESS = {
     ),
     "measurements": (
         "text,label\n" + "".join(f"t{i},{i / 8}\n" for i in range(40)),
-        ["regression is not supported"],
+        ["Set data.task to regression"],
     ),
     "nothing to hold out": ("text,label\na,x\nb,y\n", ["data.validation = 0.1", "2"]),
 }

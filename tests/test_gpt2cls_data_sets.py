@@ -57,6 +57,11 @@ def test_shared_texts_of_train_and_test_are_found_as_published():
     assert 75 <= {p.kind: p.count for p in report.problems}["train_test_overlap"] <= 93
 
 
-def test_similarities_are_refused_as_regression():
-    with pytest.raises(DataError, match="regression is not supported"):
+def test_similarities_are_no_classes_unless_they_are_said_to_be_numbers():
+    with pytest.raises(DataError, match=r"Set data.task to regression"):
         prepare(config_of("stsb", PAIR), base_dir=FOLDER, seed=0)
+    config = config_of("stsb", PAIR | {"task": "regression", "pair": "both_orders"})
+    report = check(prepare(config, base_dir=FOLDER, seed=0), max_length=128)
+    assert report.kind == "regression" and report.labels == {}
+    assert (report.numbers["test"].min, report.numbers["test"].max) == (0, 5)
+    assert report.splits == {"train": 5749, "validation": 1500, "test": 1379}

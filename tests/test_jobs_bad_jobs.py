@@ -74,6 +74,33 @@ TABLE = [
         [("data.test", 4, 0.5, "below 0.5")],
     ),
     (
+        "what only classes have, with numbers",
+        "data: {train: bbc-news, task: regression, separator: x}\n"
+        "model: {temperature: 2, prob_floor: 0.1}\n"
+        "train: {class_weights: balanced, label_smoothing: 0.1}",
+        [
+            ("data.separator", 4, "x", "null"),
+            ("model.temperature", 5, 2, "0.5, its default"),
+            ("model.prob_floor", 5, 0.1, "0.0, its default"),
+            ("train.class_weights", 6, "balanced", "none, its default"),
+            ("train.label_smoothing", 6, 0.1, "0.0, its default"),
+        ],
+    ),
+    (
+        "numbers judged as classes",
+        "data: {train: bbc-news, task: regression}\n"
+        "train: {early_stopping: {metric: macro_f1}}\nregister: {gate: {metric: accuracy}}",
+        [
+            ("register.gate.metric", 6, "accuracy", "pearson, spearman, mse"),
+            ("train.early_stopping.metric", 5, "macro_f1", "pearson, spearman, mse"),
+        ],
+    ),
+    (
+        "classes judged as numbers",
+        "register: {gate: {metric: pearson}}",
+        [("register.gate.metric", 4, "pearson", "accuracy")],
+    ),
+    (
         "two orders of one text",
         "data: {train: bbc-news, pair: both_orders}",
         [("data.pair", 4, "both_orders", "data.text [first, second]")],

@@ -17,6 +17,7 @@ TOPICS = ("ice snow frost winter sleigh", "sun summer heat beach palm", "rain se
 PAIR = {"text": ["first", "second"]}
 FORMS: dict[str, dict[str, Any]] = {
     "both orders": PAIR | {"pair": "both_orders"},
+    "values": PAIR | {"pair": "both_orders", "task": "regression"},
 }
 LENGTH = 16
 
@@ -32,7 +33,9 @@ def rows_of(form: str, num_rows: int, seed: int) -> list[dict[str, Any]]:
     for _ in range(num_rows):
         one, is_alike = int(draw.integers(3)), bool(draw.integers(2))
         other = one if is_alike else (one + 1) % 3
-        label = "alike" if is_alike else "unlike"
+        label: Any = "alike" if is_alike else "unlike"
+        if form == "values":
+            label = 100.0 + 20 * is_alike + float(draw.normal())
         rows.append({"first": text(one), "second": text(other), "label": label})
     return rows
 
@@ -81,6 +84,7 @@ def tiny_job(
         max_length=LENGTH,
         base_dir=folder,
         cache_dir=folder / "cache",
+        select_metric="pearson" if prepared.task.kind == "regression" else "accuracy",
         threads=1,
         device="cpu",
         **fields,

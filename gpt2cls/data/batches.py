@@ -49,7 +49,7 @@ class Batch:
     """[B, S] where a row is several sequences."""
     cut_share_B: Tensor
     labels: Tensor
-    """int64 [B], or float32 [B, C] when a row may have several labels."""
+    """int64 [B]; float32 [B, C] when a row may have several labels, or [B] when it is a number."""
     features_BF: Tensor | None = None
     """Pooled vectors that were computed before, because nothing below them learns."""
     hidden_BTD: Tensor | None = None
@@ -357,5 +357,6 @@ def _fill(out: NDArray[Any], flat: NDArray[Any], starts: Rows, lengths: Rows) ->
 
 
 def label_tensor(labels: NDArray[Any]) -> Tensor:
-    """int64 [B] for one label a row; float32 [B, C] for several."""
-    return torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32))
+    """int64 [B] for one label a row; float32 [B, C] for several, or [B] for a number."""
+    is_class = labels.ndim == 1 and labels.dtype.kind != "f"
+    return torch.from_numpy(labels.astype(np.int64 if is_class else np.float32))

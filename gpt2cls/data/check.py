@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gpt2cls.data.forms import sequences
 from gpt2cls.data.prepare import Prepared, with_keys
-from gpt2cls.data.report import DataReport, Problem, TokenReport
+from gpt2cls.data.report import DataReport, NumberReport, Problem, TokenReport
 from gpt2cls.data.tasks import Split, Task
 
 RARE_ROWS = 10
@@ -57,6 +57,7 @@ def check(
         kind=prepared.task.kind,
         is_pair=prepared.task.is_pair,
         labels=_balance(prepared.task, splits),
+        numbers=_numbers(prepared.task, splits),
         tokens={name: _tokens(lengths[name], max_length) for name in splits if name in lengths},
         max_length=max_length,
         fingerprint=prepared.fingerprint,
@@ -104,10 +105,26 @@ def _tokens(lengths: NDArray[Any], max_length: int) -> TokenReport:
 
 
 def _balance(task: Task, splits: dict[str, Split]) -> dict[str, dict[str, int]]:
+    if task.kind == "regression":
+        return {}
     counts = {name: _label_counts(split, task).tolist() for name, split in splits.items()}
     return {
         label: {name: counts[name][number] for name in splits}
         for number, label in enumerate(task.labels)
+    }
+
+
+def _numbers(task: Task, splits: dict[str, Split]) -> dict[str, NumberReport]:
+    if task.kind != "regression":
+        return {}
+    return {
+        name: NumberReport(
+            mean=float(split.labels.mean()),
+            std=float(split.labels.std()),
+            min=float(split.labels.min()),
+            max=float(split.labels.max()),
+        )
+        for name, split in splits.items()
     }
 
 
@@ -183,6 +200,8 @@ def _conflicts(splits: dict[str, Split], keys: dict[str, NDArray[np.uint64]]) ->
 
 def _label_codes(labels: NDArray[Any]) -> NDArray[np.uint64]:
     """One number per set of labels."""
+    if labels.dtype.kind == "f":
+        return labels.astype(np.float64).view(np.uint64)
     if labels.ndim == 1:
         return labels.astype(np.uint64)
     weights = np.random.default_rng(0).integers(1, 2**63, labels.shape[1], np.uint64)
@@ -208,6 +227,8 @@ def _row(split: Split, row: int) -> str:
 
 
 def _class_problems(task: Task, splits: dict[str, Split]) -> Iterator[Problem]:
+    if task.kind == "regression":
+        return
     counts = {name: _label_counts(split, task) for name, split in splits.items()}
     train_C = counts["train"]
     yield from _named_classes(

@@ -1,5 +1,7 @@
 """Label names and their numbers; what is refused about labels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,8 +53,8 @@ def label_names(rows: Rows, column: str, source: str) -> tuple[str, ...]:
     names = sorted(found.to_pylist())
     if _are_measurements(names):
         raise DataError(
-            f"{source}: column {column!r} holds numbers such as {names[0]} and {names[-1]}; "
-            "classes are expected and regression is not supported. Make classes of them, for "
+            f"{source}: column {column!r} holds numbers such as {names[0]} and {names[-1]}, "
+            "and classes are expected. Set data.task to regression, or make classes of them, for "
             "example low and high"
         )
     if rows.is_multi_label:
@@ -75,6 +77,22 @@ def _check_multi_label(names: list[str], rows: Rows, column: str, source: str) -
         )
 
 
+def standardised(task: Task, labels: NDArray[np.generic], column: str, source: str) -> Task:
+    """The task of regression with mean and spread of its training labels.
+
+    Raises:
+        DataError: all labels are alike.
+    """
+    values = labels.astype(np.float64)
+    mean, std = float(values.mean()), float(values.std())
+    if std <= 1e-9 * max(abs(mean), 1.0):
+        raise DataError(
+            f"{source}: all {len(values):,} training rows have the label {mean:g} in column "
+            f"{column!r}; there is nothing to learn from one value"
+        )
+    return replace(task, mean=mean, std=std)
+
+
 def _are_measurements(names: list[str]) -> bool:
     if len(names) <= _MANY_NUMBERS:
         return False
@@ -89,8 +107,11 @@ def label_numbers(
 ) -> tuple[NDArray[np.generic], dict[str, NDArray[np.int64]]]:
     """Positions in `task.labels`, as Split.labels has them, and the rows of each other label.
 
-    An unknown label is -1 in int64 [N], and nothing in bool [N, C].
+    An unknown label is -1 in int64 [N], and nothing in bool [N, C]. Values stay as they are.
     """
+    if task.kind == "regression":
+        assert rows.labels is not None
+        return np.asarray(rows.labels.to_numpy(), np.float64), {}
     if rows.is_multi_label:
         return _matrix(rows, task)
     numbers = _positions(rows.labels, task)

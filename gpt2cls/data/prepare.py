@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from gpt2cls.config import DataConfig
 from gpt2cls.data.keys import fingerprint, row_keys
-from gpt2cls.data.labels import label_names, label_numbers, require_labels
+from gpt2cls.data.labels import label_names, label_numbers, require_labels, standardised
 from gpt2cls.data.report import Problem
 from gpt2cls.data.rows import Columns, Rows
 from gpt2cls.data.sources import read_source
 from gpt2cls.data.splitting import hold_out
-from gpt2cls.data.tasks import Split, Task, TaskKind
+from gpt2cls.data.tasks import VALUE, Split, Task, TaskKind
 from gpt2cls.data.values import some
 from gpt2cls.errors import DataError
 
@@ -69,13 +69,11 @@ def prepare(config: DataConfig, *, base_dir: Path, seed: int) -> Prepared:
         DataError: unreadable, or senseless to train on: no rows, rows without a label, a
             single class, numbers in place of classes.
     """
-    columns = Columns(config.text, config.label, config.separator)
+    columns = columns_of(config)
     found = read_source(config.train, columns, base_dir=base_dir)
     rows = choose(found, "train", config.train)
     require_labels(rows, config.label, config.train)
-    names = label_names(rows, config.label, config.train)
-    kind: TaskKind = "multi_label" if rows.is_multi_label else "single_label"
-    task = Task(kind, names, _is_pair(rows), both_orders=config.pair == "both_orders")
+    task = _task(rows, config)
     notes = _Notes()
 
     train = _split(rows, task)
@@ -83,16 +81,33 @@ def prepare(config: DataConfig, *, base_dir: Path, seed: int) -> Prepared:
     if isinstance(config.validation, str):
         validation = _other(config.validation, "validation", columns, task, base_dir, notes)
     else:
-        validation, train = _divide(train, config.validation, "validation", (seed, 0))
+        validation, train = _divide(train, config.validation, "validation", task, (seed, 0))
         if "validation" in found:
             notes.add(
                 f"{config.train} has its own validation split, which was not used: "
                 f"set data.validation to {config.train} to use it"
             )
-    unlabelled, train = _limit(train, config.labelled, seed)
+    unlabelled, train = _limit(train, config.labelled, task, seed)
+    if task.kind == "regression":
+        task = standardised(task, train.labels, config.label, config.train)
     splits = [split for split in (train, validation, test, unlabelled) if split is not None]
     name = _fingerprint(task, splits)
     return Prepared(task, train, validation, test, name, unlabelled, *notes.said())
+
+
+def columns_of(config: DataConfig) -> Columns:
+    """The columns that a data block names."""
+    is_number = config.task == "regression"
+    return Columns(config.text, config.label, config.separator, is_number)
+
+
+def _task(rows: Rows, config: DataConfig) -> Task:
+    both_orders = config.pair == "both_orders"
+    if config.task == "regression":
+        return Task("regression", (VALUE,), _is_pair(rows), both_orders)
+    names = label_names(rows, config.label, config.train)
+    kind: TaskKind = "multi_label" if rows.is_multi_label else "single_label"
+    return Task(kind, names, _is_pair(rows), both_orders)
 
 
 def read_labelled(source: str, columns: LabelledColumns, task: Task, *, base_dir: Path) -> Split:
@@ -101,7 +116,8 @@ def read_labelled(source: str, columns: LabelledColumns, task: Task, *, base_dir
     Raises:
         DataError: as `prepare`, and also when a row has a label that the model does not know.
     """
-    wanted = Columns(columns.text, columns.label, columns.separator)
+    is_number = task.kind == "regression"
+    wanted = Columns(columns.text, columns.label, columns.separator, is_number)
     rows = choose(read_source(source, wanted, base_dir=base_dir), "test", source)
     require_labels(rows, columns.label, source)
     _same_kind(rows, task, source)
@@ -153,10 +169,9 @@ def _test(
 ) -> tuple[Split | None, Split]:
     """The test split, and what is left of the training rows."""
     if isinstance(config.test, float):
-        return _divide(train, config.test, "test", (seed, 1))
+        return _divide(train, config.test, "test", task, (seed, 1))
     if isinstance(config.test, str):
-        columns = Columns(config.text, config.label, config.separator)
-        return _other(config.test, "test", columns, task, base_dir, notes), train
+        return _other(config.test, "test", columns_of(config), task, base_dir, notes), train
     own = found.get("test")
     if own is None:
         notes.add("no test split: nothing was held out to measure the final model on")
@@ -232,9 +247,10 @@ def with_keys(split: Split, task: Task | None = None) -> Split:
     return replace(split, keys=row_keys(split.texts, split.pairs, is_ordered=is_ordered))
 
 
-def _divide(split: Split, share: float, name: str, seed: tuple[int, int]) -> tuple[Split, Split]:
-    assert split.keys is not None
-    is_held = hold_out(split.keys, split.labels, share, seed=seed)
+def _divide(
+    split: Split, share: float, name: str, task: Task, seed: tuple[int, int]
+) -> tuple[Split, Split]:
+    is_held = _held_out(split, share, task, seed)
     if not is_held.any():
         raise DataError(
             f"data.{name} = {share:g}: no row can be held out of {len(split):,}, because equal "
@@ -244,14 +260,21 @@ def _divide(split: Split, share: float, name: str, seed: tuple[int, int]) -> tup
     return kept(split, is_held), kept(split, ~is_held)
 
 
-def _limit(train: Split, num_rows: int | None, seed: int) -> tuple[Split | None, Split]:
+def _held_out(split: Split, share: float, task: Task, seed: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which rows are held out: of every class its share; of values, of all."""
+    assert split.keys is not None
+    is_valued = task.kind == "regression"
+    labels = np.zeros(len(split), np.int64) if is_valued else split.labels
+    return hold_out(split.keys, labels, share, seed=seed)
+
+
+def _limit(train: Split, num_rows: int | None, task: Task, seed: int) -> tuple[Split | None, Split]:
     """The rows whose labels are not used, and those whose labels are."""
     if num_rows is None or num_rows >= len(train):
         return None, train
-    assert train.keys is not None
-    is_used = hold_out(train.keys, train.labels, num_rows / len(train), seed=(seed, 2))
+    is_used = _held_out(train, num_rows / len(train), task, (seed, 2))
     used, num_classes = kept(train, is_used), _num_classes(train.labels)
-    if _num_classes(used.labels) < num_classes:
+    if task.kind != "regression" and _num_classes(used.labels) < num_classes:
         raise DataError(
             f"data.labelled = {num_rows}: not every one of {num_classes} classes would have a row; "
             "raise it"

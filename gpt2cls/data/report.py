@@ -28,6 +28,17 @@ class TokenReport(BaseModel):
     """Share of the texts that are longer than `max_length`."""
 
 
+class NumberReport(BaseModel):
+    """The labels of a split that are numbers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mean: float
+    std: float
+    min: float
+    max: float
+
+
 class DataReport(BaseModel):
     """What a job is about to train on."""
 
@@ -40,7 +51,9 @@ class DataReport(BaseModel):
     kind: str
     is_pair: bool
     labels: dict[str, dict[str, int]]
-    """For each label, its rows in each split."""
+    """For each label, its rows in each split; empty where labels are numbers."""
+    numbers: dict[str, NumberReport] = {}
+    """For each split, where labels are numbers."""
     tokens: dict[str, TokenReport]
     """For each split; empty when lengths were not asked for."""
     max_length: int

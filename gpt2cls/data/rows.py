@@ -18,6 +18,8 @@ class Columns:
     text: str | tuple[str, str]
     label: str | None
     separator: str | None = None
+    is_number: bool = False
+    """The label is a number, not the name of a class."""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -82,7 +84,8 @@ class Rows:
     pairs: pa.ChunkedArray | None
     """The second texts; None: the rows are not pairs."""
     labels: pa.ChunkedArray | None
-    """large_string: one label a row; list of large_string: several; None: not asked for."""
+    """large_string: one label a row; list of large_string: several; float64: a number; None: not
+    asked for."""
     origin: Origin
 
     def __len__(self) -> int:

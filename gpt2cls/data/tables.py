@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from gpt2cls.data.rows import Columns, Origin, Place, Rows
 from gpt2cls.data.stream import MISSING, Chunk, read_chunks, table_format
-from gpt2cls.data.values import TEXT, Values, Where, label_array, text_array
+from gpt2cls.data.values import TEXT, Values, Where, label_array, number_array, text_array
 from gpt2cls.errors import DataError
 
 
@@ -34,6 +34,9 @@ class Collected:
             chunks.append(text_array(found[name], name, where))
         if self.columns.label is not None:
             name = self.columns.label
+            if self.columns.is_number:
+                self.labels.append(number_array(found[name], name, where))
+                return
             self.labels.append(
                 label_array(
                     found[name],

@@ -1,7 +1,8 @@
-"""What a row is: one label or several, one text or two; and the rows of a split as numbers."""
+"""What a row is: its label, its texts; and the rows of a split as numbers."""
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gpt2cls.errors import DataError
 
@@ -12,7 +13,9 @@ if TYPE_CHECKING:  # the model needs Task and no pyarrow
 
     from gpt2cls.data.rows import Origin
 
-TaskKind = Literal["single_label", "multi_label"]
+TaskKind = Literal["single_label", "multi_label", "regression"]
+KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
+VALUE = "value"
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,20 @@ class Task:
 
     kind: TaskKind
     labels: tuple[str, ...]
-    """Class names, sorted; a label's number is its position."""
+    """Class names, sorted; a label's number is its position. Regression has one, `value`."""
     is_pair: bool
     both_orders: bool = False
     """A pair has no order: the model reads it in both."""
+    mean: float = 0.0
+    std: float = 1.0
+    """Of the training labels of regression: the network learns how far a label is from the mean."""
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:
+        """The columns of a prediction; all but `label` hold numbers."""
+        if self.kind == "regression":
+            return (VALUE,)
+        return ("label", "score", *(f"p_{name}" for name in self.labels))
 
     @property
     def num_sequences(self) -> int:
@@ -34,7 +47,8 @@ class Task:
     def to_json(self) -> dict[str, Any]:
         plain = {"kind": self.kind, "labels": list(self.labels), "is_pair": self.is_pair}
         # What is as it always was is not said, so that older folders and newer ones are alike.
-        return plain | ({"both_orders": True} if self.both_orders else {})
+        more = {name: getattr(self, name) for name in _MORE_FIELDS}
+        return plain | {name: more[name] for name in more if more[name] != _MORE_FIELDS[name]}
 
     @classmethod
     def from_json(cls, document: Any) -> "Task":
@@ -50,19 +64,24 @@ class Task:
 
 
 _FIELDS = frozenset({"kind", "labels", "is_pair"})
-_MORE_FIELDS = frozenset({"both_orders"})
+_MORE_FIELDS: dict[str, Any] = {"both_orders": False, "mean": 0.0, "std": 1.0}
 
 
 def _fault_of(document: Any) -> str | None:
-    if not isinstance(document, dict) or not _FIELDS <= set(document) <= _FIELDS | _MORE_FIELDS:
+    if not isinstance(document, dict) or not _FIELDS <= set(document) <= _FIELDS | set(
+        _MORE_FIELDS
+    ):
         return "does not have exactly the fields kind, labels and is_pair"
-    if document["kind"] not in ("single_label", "multi_label"):
-        return f"has kind = {document['kind']!r}, which is neither single_label nor multi_label"
+    if document["kind"] not in KINDS:
+        return f"has kind = {document['kind']!r}, which is none of {', '.join(KINDS)}"
     if not isinstance(document["is_pair"], bool):
         return f"has is_pair = {document['is_pair']!r}, which is neither true nor false"
     both_orders = document.get("both_orders", False)
     if not isinstance(both_orders, bool) or both_orders > document["is_pair"]:
         return f"has both_orders = {both_orders!r}, which only a pair can have"
+    numbers = [document.get("mean", 0.0), document.get("std", 1.0)]
+    if not all(isinstance(n, float | int) and math.isfinite(n) for n in numbers) or numbers[1] <= 0:
+        return f"has mean and std = {numbers}, which no labels have"
     labels = document["labels"]
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         return "has labels that are not a list of names"
@@ -78,7 +97,8 @@ class Split:
     texts: "pa.ChunkedArray"
     pairs: "pa.ChunkedArray | None"
     labels: "NDArray[Any]"
-    """int64 [N] numbers of Task.labels, or bool [N, C] when rows have several."""
+    """int64 [N] numbers of Task.labels; bool [N, C] when rows have several; float64 [N] values of
+    regression."""
     keys: "NDArray[np.uint64] | None" = None
     """A hash of each row's texts; equal for equal texts."""
     origin: "Origin | None" = None

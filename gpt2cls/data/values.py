@@ -5,6 +5,7 @@ A column is a list of Python values (CSV, JSON) or an Arrow array (Parquet, `dat
 
 import math
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -69,6 +70,43 @@ def label_array(
             "has nothing to split. Leave separator out"
         )
     return _split_labels(labels, separator)
+
+
+def number_array(values: Values, column: str, where: Where) -> pa.Array:
+    """Numbers as float64; null where there is none, or none that is finite.
+
+    Raises:
+        DataError: a value is not a number.
+    """
+    if _is_arrow(values):
+        array: Any = _plain(values)
+        if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
+            array = array.cast(pa.float64())
+            return pc.if_else(pc.is_finite(array), array, pa.scalar(None, pa.float64()))
+        values = array.to_pylist()
+    found = [_number(value) for value in values]
+    wrong = [i for i, number in enumerate(found) if number is not None and math.isnan(number)]
+    if wrong:
+        raise DataError(
+            f"{some(wrong, where)}: column {column!r} holds {values[wrong[0]]!r:.40} where "
+            "a number is due, because data.task is regression"
+        )
+    return pa.array([n if n is None or math.isfinite(n) else None for n in found], pa.float64())
+
+
+def _number(value: Any) -> float | None:
+    """NaN: it is not a number; None or infinite: there is none."""
+    if value is None or value is MISSING:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        return math.nan
+    if isinstance(value, str) and not _is_a_label(value):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return math.nan
+    return math.inf if math.isnan(number) else number
 
 
 def some(rows: Sequence[int] | Any, where: Where) -> str:
@@ -235,8 +273,8 @@ def _whole_number(value: float, column: str, where: Where, row: int) -> str | No
     if value.is_integer():
         return str(int(value))
     raise DataError(
-        f"{where(row)}: column {column!r} holds the number {value:g}; classes are expected and "
-        "regression is not supported. Make classes of it, for example low and high"
+        f"{where(row)}: column {column!r} holds the number {value:g}, and classes are expected. "
+        "Set data.task to regression, or make classes of it, for example low and high"
     )
 
 

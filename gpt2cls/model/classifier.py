@@ -20,6 +20,7 @@ from gpt2cls.model.gpt2 import GPT2Backbone, embeddings_alone
 from gpt2cls.model.head import Head, build_head
 from gpt2cls.model.packed import PackedGPT2
 from gpt2cls.model.pooling import Pooling
+from gpt2cls.model.value_head import ValueHead
 
 _HEAD = 0x68656164
 """Keeps the head from being drawn with the very numbers that a new backbone begins with."""
@@ -28,7 +29,9 @@ _HEAD = 0x68656164
 class Classifier(nn.Module):
     """Tokens to logits."""
 
-    def __init__(self, backbone: Backbone, pooling: Pooling | EncoderDecoder, head: Head) -> None:
+    def __init__(
+        self, backbone: Backbone, pooling: Pooling | EncoderDecoder, head: Head | ValueHead
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
@@ -77,13 +80,14 @@ class Classifier(nn.Module):
         return self.backbone
 
     def head_logits(self, features_BF: Tensor, cut_share_B: Tensor) -> Tensor:
-        """Logits [B, C] in float32, already divided by the temperature."""
+        """Logits [B, C] in float32, already divided by the temperature; or standardised values."""
         return self.head(features_BF, cut_share_B)  # type: ignore[no-any-return]
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor, cut_share_B: Tensor) -> Tensor:
         return self.head_logits(self.features(tokens_BT, lengths_B), cut_share_B)
 
     def probabilities(self, logits_BC: Tensor) -> Tensor:
+        """Probabilities [B, C]; of regression the values [B, 1], which stand in their place."""
         return self.head.probabilities(logits_BC)
 
 
@@ -140,6 +144,8 @@ def with_new_head(
     """
     torch.default_generator.manual_seed(seed ^ _HEAD)
     pooling = _new_pooling(backbone, config, task)
+    if task.kind == "regression":
+        return Classifier(backbone, pooling, ValueHead(config, task, pooling.width))
     head = build_head(config, task, pooling.width, label_counts_C)
     return Classifier(backbone, pooling, head)
 

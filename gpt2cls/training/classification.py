@@ -28,7 +28,7 @@ from gpt2cls.metrics import quick_metrics
 from gpt2cls.training.compute import Compute
 from gpt2cls.training.evaluating import logits_of_rows
 from gpt2cls.training.loop import StepData
-from gpt2cls.training.objectives import Objective, class_weights
+from gpt2cls.training.objectives import Objective, SquaredError, class_weights
 from gpt2cls.training.payload import RankPayload
 
 
@@ -37,7 +37,7 @@ class Classification:
     """The rows of a job with what is asked of them."""
 
     task: Task
-    objective: Objective
+    objective: Objective | SquaredError
     plan: BatchPlan
     train: RowSource
     train_labels: NDArray[Any]
@@ -99,7 +99,11 @@ def open_classification(payload: RankPayload, task: Task, compute: Compute) -> C
     )
 
 
-def new_objective(config: TrainConfig, train_labels: NDArray[Any], task: Task) -> Objective:
+def new_objective(
+    config: TrainConfig, train_labels: NDArray[Any], task: Task
+) -> Objective | SquaredError:
+    if task.kind == "regression":
+        return SquaredError(task.mean, task.std)
     weights = class_weights(config.class_weights, train_labels, task.labels)
     return Objective(task.kind == "multi_label", weights, config.label_smoothing)
 

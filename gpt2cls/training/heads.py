@@ -42,6 +42,7 @@ from gpt2cls.training.head_stack import HeadStack
 from gpt2cls.training.learn_labels import new_model
 from gpt2cls.training.loop import seed_draws, seed_of_step
 from gpt2cls.training.memory import TokenBudget
+from gpt2cls.training.objectives import Objective, SquaredError
 from gpt2cls.training.payload import EVENTS_FILE, STOP_FILE, RankPayload
 from gpt2cls.training.precision import pick_precision
 from gpt2cls.training.ranks import Ranks
@@ -202,6 +203,11 @@ def _new_member(payload: RankPayload, data: Classification, model: Classifier) -
     )
 
 
+def _of_classes(objective: Objective | SquaredError) -> Objective:
+    assert isinstance(objective, Objective), "the group was checked"
+    return objective
+
+
 def _announce(member: Member, num_members: int, model: Classifier, why: str) -> None:
     compute, learned = member.data.compute, sum(p.numel() for p in member.head.parameters())
     parts = {name: num_parameters(getattr(model, name)) for name in ("backbone", "pooling")}
@@ -243,7 +249,7 @@ class _Group:
         self.stack = HeadStack(
             [member.head for member in members],
             [member.payload.train for member in members],
-            [member.data.objective for member in members],
+            [_of_classes(member.data.objective) for member in members],
             self.device,
         )
         self.step = 0

@@ -73,6 +73,31 @@ class Objective:
         return total or 1.0  # rows of weight 0 only: their loss is 0 too
 
 
+@dataclass(frozen=True)
+class SquaredError:
+    """The squared error of values, in units of the variance of the training labels."""
+
+    mean: float
+    std: float
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The losses of the rows of `batch`, summed; in float32."""
+        return self.loss_of_features(model, pooled(model, batch), batch)
+
+    def loss_of_features(self, model: nn.Module, features_BF: Tensor, batch: Batch) -> Tensor:
+        """As `loss_sum`, from what the head reads."""
+        head: Any = model.head
+        return self.loss_of_logits(head(features_BF, batch.cut_share_B), batch.labels)
+
+    def loss_of_logits(self, logits_B1: Tensor, labels_B: Tensor) -> Tensor:
+        wanted_B = (labels_B.float() - self.mean) / self.std
+        return F.mse_loss(logits_B1.float().squeeze(1), wanted_B, reduction="sum")
+
+    def normaliser(self, labels: NDArray[Any]) -> float:
+        """What the loss sum over rows with these labels is divided by to give a mean."""
+        return float(max(len(labels), 1))
+
+
 def pooled(model: nn.Module, batch: Batch) -> Tensor:
     """What the head reads, from what was kept of the layers below where the batch has it."""
     if batch.features_BF is not None:

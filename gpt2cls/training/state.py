@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gpt2cls.errors import CheckpointError
 from gpt2cls.training.precision import LossScale
 
-LOWER_IS_BETTER = frozenset({"loss", "log_loss", "ece"})
+LOWER_IS_BETTER = frozenset({"loss", "log_loss", "ece", "mse"})
 
 
 @dataclass(frozen=True)
