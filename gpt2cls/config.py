@@ -48,6 +48,10 @@ class DataConfig(Block):
     pair: Literal["ordered", "both_orders"] = "ordered"
     """Whether the order of a pair says something. both_orders: it does not, as in similarity: the
     model reads a pair in both, which takes twice the time, and adds up what it made of them."""
+    special_tokens: Literal["none", "gpt1"] = "none"
+    """What stands around texts. none: what the tokenizer itself puts there, which of GPT-2's is
+    nothing. gpt1: three new tokens that learn, [start] text [extract] and [start] first [delimiter]
+    second [extract]; pooling last reads the third."""
     label: str = "label"
     """The column of the label; one that holds lists makes the task multi-label."""
     task: Literal["classes", "regression"] = "classes"

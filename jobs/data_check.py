@@ -30,6 +30,12 @@ def run_data_check(
     prepared = prepare(data, base_dir=base_dir, seed=seed)
     console.print(f"{sum(map(len, prepared.splits.values())):,} rows read")
     cache = surroundings.home.cache
-    tokenizer = get_tokenizer(model, prepared.train, cache_dir=cache, base_dir=base_dir)
+    tokenizer = get_tokenizer(
+        model,
+        prepared.train,
+        cache_dir=cache,
+        base_dir=base_dir,
+        special_tokens=data.special_tokens,
+    )
     report = check(prepared, encode=tokenizer, max_length=data.max_length)
     return report.model_dump(mode="json")

@@ -18,7 +18,11 @@ def tokenizer_of(
 ) -> TextTokenizer:
     """The tokenizer that a job names, read or trained; cached."""
     return get_tokenizer(
-        job.model, prepared.train, cache_dir=surroundings.home.cache, base_dir=base_dir
+        job.model,
+        prepared.train,
+        cache_dir=surroundings.home.cache,
+        base_dir=base_dir,
+        special_tokens=job.data.special_tokens,
     )
 
 
@@ -69,6 +73,7 @@ def payload_of(
         train_labels=labels["train"],
         validation_labels=labels["validation"],
         vocab_size=tokenizer.vocab_size,
+        num_new=tokenizer.num_new,
         pad_id=tokenizer.pad_id,
         max_length=job.data.max_length,
         base_dir=base_dir,

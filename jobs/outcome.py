@@ -140,6 +140,7 @@ def _best_model(prepared: Prepared, payload: RankPayload) -> tuple[Classifier, i
         payload.model,
         prepared.task,
         vocab_size=payload.vocab_size,
+        num_new=payload.num_new,
         pad_id=payload.pad_id,
         max_length=payload.max_length,
         seed=payload.train.seed,

@@ -148,6 +148,13 @@ def plan_warnings(job: FinetuneJob | PretrainJob, cores: int) -> list[str]:
             f"cluster.workers = {job.cluster.max_workers} asks for {wanted:g} cores; this machine "
             f"has {cores}, so the workers slow each other down. Ask for {cores} workers or fewer."
         )
+    if isinstance(job, TrainingJob) and job.data.special_tokens != "none":
+        freeze = job.train.freeze
+        if freeze in ("head_only", "last_layer") or freeze.startswith("top:"):
+            warnings.append(
+                f"train.freeze = {freeze}: the tokens of data.special_tokens do not learn, and a "
+                "backbone that does not know them yet keeps them as they were drawn"
+            )
     return warnings + _precision_warnings(job)
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cluster.home import Surroundings
 from gpt2cls.data.write import open_writer
+from gpt2cls.errors import RequestError
 from gpt2cls.least_sure import LeastSure
 from gpt2cls.predict import Predictor
 from gpt2cls.predict_files import predict_file
@@ -42,8 +43,8 @@ def run_predict(
     asked = low_confidence
     if asked is not None and predictor.info.task.kind == "regression":
         raise RequestError(
-            f"least_sure = {asked.output}: model {model} predicts numbers, and does not say how "
-            "sure it is; leave least_sure out"
+            f"low_confidence.output = {asked.output}: model {model} predicts numbers, and does not say how "
+            "sure it is; leave low_confidence out"
         )
     unsure = LeastSure(below=asked.below, most=asked.most) if asked is not None else None
     rows = predict_file(

@@ -22,6 +22,20 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "weight_decay": 0.1,
         },
     },
+    # Radford et al. 2018, fine-tuning. Warm-up is 0.2% of the steps; lm_weight is their lambda.
+    "gpt1": {
+        "data": {"special_tokens": "gpt1"},
+        "model": {"pooling": "last", "head": "linear", "dropout": 0.1, "temperature": 1.0},
+        "train": {
+            "epochs": 3,
+            "batch_size": 32,
+            "lr": 6.25e-5,
+            "warmup": 0.002,
+            "schedule": "linear",
+            "weight_decay": 0.01,
+            "lm_weight": 0.5,
+        },
+    },
     # Howard and Ruder 2018: fine-tune the language model, then the classifier from the top down.
     # Rates are for a GPT-2 and AdamW; the paper's 0.004 and 0.01 are for its LSTM.
     "ulmfit": {

@@ -67,8 +67,8 @@ class TrainingJob(Block):
     """What the job does."""
     name: JobName
     """Of the job, and of the MLflow experiment."""
-    preset: Literal["paper", "ulmfit"] | None = None
-    """Fills fields of model and train: explicit > preset > default."""
+    preset: Literal["paper", "gpt1", "ulmfit"] | None = None
+    """Fills fields of data, model and train: explicit > preset > default."""
     data: DataConfig
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

@@ -286,6 +286,7 @@ class Sweep:
             job.model,
             ready.prepared.task,
             vocab_size=ready.tokenizer.vocab_size,
+            num_new=ready.tokenizer.num_new,
             pad_id=ready.tokenizer.pad_id,
             max_length=job.data.max_length,
             seed=0,

@@ -118,6 +118,7 @@ def _payload(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Ready") ->
         train_tokens=streams[0],
         validation_tokens=streams[1],
         vocab_size=ready.tokenizer.vocab_size,
+        num_new=ready.tokenizer.num_new,
         pad_id=ready.tokenizer.pad_id,
         max_length=job.data.max_length,
         base_dir=attempt.base_dir,

@@ -17,6 +17,7 @@ TOPICS = ("ice snow frost winter sleigh", "sun summer heat beach palm", "rain se
 PAIR = {"text": ["first", "second"]}
 FORMS: dict[str, dict[str, Any]] = {
     "both orders": PAIR | {"pair": "both_orders"},
+    "special tokens": PAIR | {"special_tokens": "gpt1"},
     "values": PAIR | {"pair": "both_orders", "task": "regression"},
 }
 LENGTH = 16
@@ -61,7 +62,13 @@ def tiny_job(
     """The data, the tokenizer and the payload of a job, all made as a job makes them."""
     config, model = config_of(folder, form), ModelConfig(backbone="gpt2-tiny", dropout=0.1)
     prepared = prepare(config, base_dir=folder, seed=0)
-    tokenizer = get_tokenizer(model, prepared.train, cache_dir=folder, base_dir=folder)
+    tokenizer = get_tokenizer(
+        model,
+        prepared.train,
+        cache_dir=folder,
+        base_dir=folder,
+        special_tokens=config.special_tokens,
+    )
     fields: dict[str, Any] = {}
     for name in ("train", "validation"):
         fields[f"{name}_tokens"] = encode_split(
@@ -80,6 +87,7 @@ def tiny_job(
         task=prepared.task.to_json(),
         job_dir=folder / job,
         vocab_size=tokenizer.vocab_size,
+        num_new=tokenizer.num_new,
         pad_id=tokenizer.pad_id,
         max_length=LENGTH,
         base_dir=folder,

@@ -6,7 +6,7 @@ Prefix and suffix are what the tokenizer itself puts around a text; GPT-2 puts n
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from gpt2cls.errors import ModelError
 from gpt2cls.pretrained import objective_of, read_json
 
 FILE, META = "tokenizer.json", "tokenizer_meta.json"
+GPT1_TOKENS = ("<|start|>", "<|delimiter|>", "<|extract|>")
 _BATCH_CHARS = 400_000
 """Characters tokenised at a time. An encoding takes about 100 bytes per token while it lives."""
 
@@ -55,6 +56,11 @@ class TextTokenizer:
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def num_new(self) -> int:
+        """How many ids at the end of the vocabulary a backbone may lack: they are new to it."""
+        return len(GPT1_TOKENS) if self.tokenizer.token_to_id(GPT1_TOKENS[0]) is not None else 0
 
     @cached_property
     def digest(self) -> str:
@@ -153,6 +159,18 @@ class TextTokenizer:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(f"{folder / META}: not written by gpt2cls: {error!r}") from error
+
+
+def with_gpt1_tokens(tokenizer: TextTokenizer) -> TextTokenizer:
+    """The tokenizer with a start, a delimiter and an extract token, new unless it has them.
+
+    Source: Radford et al. 2018, section 3.3.
+    """
+    own = Tokenizer.from_str(tokenizer.tokenizer.to_str())
+    own.add_special_tokens([AddedToken(name, special=True) for name in GPT1_TOKENS])
+    ids = own.get_vocab(with_added_tokens=True)
+    start, delimiter, extract = (ids[name] for name in GPT1_TOKENS)
+    return replace(tokenizer, tokenizer=own, prefix=(start,), sep_id=delimiter, suffix=(extract,))
 
 
 def reads_backward(folder: Path) -> bool:

@@ -9,15 +9,34 @@ from tokenizers import Tokenizer
 from gpt2cls.config import BUILTIN_SHAPES, ModelConfig, TrainedTokenizer
 from gpt2cls.data.bpe import END, trained_tokenizer
 from gpt2cls.data.tasks import Split
-from gpt2cls.data.tokenizer import FILE, META, TextTokenizer, read_tokenizer, reads_backward
+from gpt2cls.data.tokenizer import (
+    FILE,
+    META,
+    TextTokenizer,
+    read_tokenizer,
+    reads_backward,
+    with_gpt1_tokens,
+)
 from gpt2cls.errors import ModelError
 from gpt2cls.pretrained import find_pretrained, read_json
 
 
 def get_tokenizer(
-    model: ModelConfig, train: Split, *, cache_dir: Path, base_dir: Path
+    model: ModelConfig,
+    train: Split,
+    *,
+    cache_dir: Path,
+    base_dir: Path,
+    special_tokens: str = "none",
 ) -> TextTokenizer:
     """The tokenizer that `model` asks for; a trained one is made once per set of texts."""
+    tokenizer = _plain_tokenizer(model, train, cache_dir, base_dir)
+    return with_gpt1_tokens(tokenizer) if special_tokens == "gpt1" else tokenizer
+
+
+def _plain_tokenizer(
+    model: ModelConfig, train: Split, cache_dir: Path, base_dir: Path
+) -> TextTokenizer:
     wanted = model.tokenizer
     is_builtin = model.backbone in BUILTIN_SHAPES
     if wanted is None and is_builtin:

@@ -4,6 +4,7 @@ Every backbone has `width`, `blocks` (groups of layers from the bottom to the to
 `forward(tokens_BT, lengths_B) -> hidden_BTD`, with padding on the right.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -102,6 +103,7 @@ def build_backbone(
     max_length: int,
     base_dir: Path,
     objective: str | None = None,
+    num_new: int = 0,
 ) -> Backbone:
     """The backbone that `model` names; a built-in shape draws from torch's global generator.
 
@@ -112,6 +114,7 @@ def build_backbone(
         max_length: tokens of the longest text.
         base_dir: what a relative path is taken from.
         objective: causal or backward: in which order it will be given tokens; None: in its own.
+        num_new: ids at the end of the vocabulary that it may lack: it gets new rows for them.
 
     Raises:
         ModelError: it cannot be had, or `max_length` or the tokenizer do not fit it.
@@ -137,10 +140,24 @@ def build_backbone(
     check_fits(
         backbone,
         f"model.backbone = {model.backbone!r}",
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - num_new,
         max_length=max_length,
     )
+    if vocab_size > _limits(backbone)[0]:
+        _add_rows(backbone, vocab_size)
     return backbone
+
+
+def _add_rows(backbone: Backbone, vocab_size: int) -> None:
+    """Embeddings of new tokens, drawn as those of a new network are."""
+    if isinstance(backbone, AutoBackbone):
+        # Not around the mean of the old rows, which is how transformers does it unless told.
+        backbone.model.resize_token_embeddings(vocab_size, mean_resizing=False)
+        return
+    old = backbone.wte.weight.detach()
+    new = torch.empty(vocab_size - len(old), old.shape[1]).normal_(std=0.02)
+    backbone.wte = nn.Embedding(vocab_size, old.shape[1], _weight=torch.cat([old, new]))
+    backbone.config = replace(backbone.config, vocab_size=vocab_size)
 
 
 def _refuse_other_direction(folder: Path, name: str, objective: str) -> None:

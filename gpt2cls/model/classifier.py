@@ -101,11 +101,12 @@ def build_classifier(
     seed: int,
     base_dir: Path,
     label_counts_C: NDArray[Any] | None = None,
+    num_new: int = 0,
 ) -> Classifier:
     """A new classifier; the same seed gives the same weights, and the caller's draws stay.
 
     `label_counts_C` are the training rows of each label, which an adaptive head sorts them by;
-    without them a file has to say.
+    without them a file has to say. `num_new` is what `build_backbone` takes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -115,6 +116,7 @@ def build_classifier(
             pad_id=pad_id,
             max_length=max_length,
             base_dir=base_dir,
+            num_new=num_new,
         )
         if config.head == "encdec":
             backbone = _embeddings_of(backbone, config)

@@ -155,6 +155,7 @@ def build_language_model(
     seed: int,
     base_dir: Path,
     objective: str = "causal",
+    num_new: int = 0,
 ) -> LanguageModel:
     """A language model; of a built-in shape the same seed gives the same weights.
 
@@ -170,6 +171,7 @@ def build_language_model(
             max_length=max_length,
             base_dir=base_dir,
             objective=objective,
+            num_new=num_new,
         )
     if not isinstance(backbone, GPT2Backbone):
         raise ModelError(

@@ -68,7 +68,8 @@ def group_key(payload: RankPayload) -> dict[str, Any]:
 
 def draws_below_head(payload: RankPayload) -> bool:
     """True when the pooled vectors depend on the seed: of weights that nobody has trained."""
-    return payload.model.backbone in BUILTIN_SHAPES or payload.model.pooling == "attention"
+    is_drawn = payload.model.backbone in BUILTIN_SHAPES or payload.model.pooling == "attention"
+    return is_drawn or payload.num_new > 0
 
 
 def differences(one: RankPayload, other: RankPayload) -> list[str]:

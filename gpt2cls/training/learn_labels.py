@@ -95,6 +95,7 @@ def new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
         payload.model,
         task,
         vocab_size=payload.vocab_size,
+        num_new=payload.num_new,
         pad_id=payload.pad_id,
         max_length=payload.max_length,
         seed=payload.train.seed,

@@ -64,6 +64,7 @@ def new_language_model(payload: RankPayload) -> LanguageModel:
     return build_language_model(
         payload.model,
         vocab_size=payload.vocab_size,
+        num_new=payload.num_new,
         pad_id=payload.pad_id,
         max_length=payload.max_length,
         seed=payload.train.seed,

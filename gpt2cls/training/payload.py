@@ -34,6 +34,8 @@ class RankPayload(BaseModel):
     """.npy: int64 [N], or bool [N, C]; likewise `validation_labels`."""
     validation_labels: Path | None = None
     vocab_size: int
+    num_new: int = 0
+    """Ids at the end of the vocabulary that are new to the backbone."""
     pad_id: int
     max_length: int
     base_dir: Path
