@@ -43,8 +43,8 @@ def run_predict(
     asked = low_confidence
     if asked is not None and predictor.info.task.kind == "regression":
         raise RequestError(
-            f"low_confidence.output = {asked.output}: model {model} predicts numbers, and does not say how "
-            "sure it is; leave low_confidence out"
+            f"low_confidence.output = {asked.output}: {model} predicts numbers, and does not say "
+            "how sure it is; leave low_confidence out"
         )
     unsure = LeastSure(below=asked.below, most=asked.most) if asked is not None else None
     rows = predict_file(

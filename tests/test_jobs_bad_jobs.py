@@ -165,8 +165,11 @@ TABLE = [
         "model: {head: encdec}\ntrain: {lm_weight: 0.5}",
         [("train.lm_weight", 5, 0.5, "0 with model.head = encdec")],
     ),
-    ("texts learned by frozen layers", "train: {lm_weight: 0.5, freeze: head_only}",
-     [("train.freeze", 4, "head_only", "none with train.lm_weight = 0.5")]),
+    (
+        "texts learned by frozen layers",
+        "train: {lm_weight: 0.5, freeze: head_only}",
+        [("train.freeze", 4, "head_only", "none with train.lm_weight = 0.5")],
+    ),
     ("a rate of nothing", "train: {lm_epochs: 2, lm_lr: 0}", [("train.lm_lr", 4, 0, "above 0")]),
     ("a preset to come", "preset: lccc", [("preset", 4, "lccc", "paper")]),
     ("a preset that is a number", "preset: 3", [("preset", 4, 3, "paper")]),
