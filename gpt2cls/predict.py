@@ -19,7 +19,7 @@ from gpt2cls.data.tasks import VALUE
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.errors import RequestError
 from gpt2cls.metrics import predictions
-from gpt2cls.model.backbone import Backbone
+from gpt2cls.model.backbone import AutoBackbone, Backbone
 from gpt2cls.model.classifier import Classifier
 from gpt2cls.model.folder import ModelInfo, load_classifier, members_of
 from gpt2cls.model.packed import PackedGPT2, can_pack
@@ -84,6 +84,11 @@ class Predictor:
         """By how much a probability, or a value, may differ when other texts are asked with it."""
         is_packed = isinstance(self.model.backbone, PackedGPT2)
         return (COMPANY_MATTERS_BY if is_packed else 1e-4) * self.info.task.std
+
+    @property
+    def needs_transformers(self) -> bool:
+        """Whether a backbone is none of our own."""
+        return any(isinstance(one.model.backbone, AutoBackbone) for one in (self, *self.others))
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from rich.console import Console
 from cluster.home import Surroundings
 from gpt2cls.data.tasks import Split
 from gpt2cls.errors import RequestError
-from gpt2cls.model.backbone import AutoBackbone
 from gpt2cls.predict import Predictor
 from jobs.attempt import Attempt, Stopwatch, Tell, new_job, run_work
 from jobs.errors import JobFailed
@@ -151,9 +150,7 @@ def _register(
             model_folder=folder,
             example=example,
             example_output=predictor.predict_frame(example),
-            pip_requirements=requirements(
-                is_generic=isinstance(predictor.model.backbone, AutoBackbone)
-            ),
+            pip_requirements=requirements(is_generic=predictor.needs_transformers),
         )
         verify_in_fresh_process(
             model_uri,

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from cluster.home import Surroundings
-from gpt2cls.data.keys import fingerprint
 from gpt2cls.data.tasks import Split
 from gpt2cls.errors import RequestError
 from gpt2cls.model.folder import ModelInfo, read_info, save_ensemble
 from jobs.attempt import Attempt, Stopwatch, Tell, new_job, run_work
+from jobs.evaluate import fingerprint_for, rows_for
 from jobs.models import model_folder
 from jobs.spec_uses import EnsembleJob
 from jobs.spool import write_json
@@ -104,9 +104,6 @@ def read_members(job: EnsembleJob, base_dir: Path, surroundings: Surroundings) -
     Raises:
         RequestError: a model or the data cannot be used, or they do not fit each other.
     """
-    from gpt2cls.config import DataConfig
-    from gpt2cls.data.prepare import read_labelled
-
     folders = [model_folder(model, surroundings, base_dir=base_dir) for model in job.models]
     infos = [read_info(folder) for folder in folders]
     for model, info in zip(job.models[1:], infos[1:], strict=True):
@@ -115,14 +112,7 @@ def read_members(job: EnsembleJob, base_dir: Path, surroundings: Surroundings) -
                 f"models: {model} has other labels or columns than {job.models[0]}; models of one "
                 "ensemble were trained on the same task"
             )
-    columns = DataConfig(
-        train=job.data.test,
-        text=job.data.text or infos[0].text,
-        label=job.data.label,
-        separator=job.data.separator,
-    )
-    rows = read_labelled(job.data.test, columns, infos[0].task, base_dir=base_dir)
-    return Members(folders, infos[0], rows)
+    return Members(folders, infos[0], rows_for(infos[0], job.data, base_dir))
 
 
 def _measure_and_register(attempt: Attempt, job: EnsembleJob, members: Members) -> dict[str, Any]:
@@ -136,14 +126,12 @@ def _measure_and_register(attempt: Attempt, job: EnsembleJob, members: Members) 
     title = f"{job.name}: {outcome.table['rows']:,} test rows"
     attempt.log.show(metrics_table(outcome.table, outcome.baselines, title))
     attempt.record.metrics(outcome.points(), step=0)
-    rows = members.rows
-    assert rows.keys is not None
     with attempt.watch.stage("register"):
         published = publish(
             job,
             attempt.job_id,
             outcome,
-            fingerprint([rows.keys, rows.labels]),
+            fingerprint_for(members.info, members.rows),
             attempt.record,
             attempt.surroundings,
             attempt.log,

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Surroundings
-from gpt2cls.model.backbone import AutoBackbone
 from jobs.joblog import JobLog
 from jobs.outcome import Outcome, numbers
 from jobs.package import content_of, requirements, store_package, verify_in_fresh_process
@@ -54,12 +53,7 @@ def publish(
         model_folder=outcome.model_folder,
         example=example,
         example_output=outcome.predictor.predict_frame(example),
-        pip_requirements=requirements(
-            is_generic=any(
-                isinstance(one.model.backbone, AutoBackbone)
-                for one in (outcome.predictor, *outcome.predictor.others)
-            )
-        ),
+        pip_requirements=requirements(is_generic=outcome.predictor.needs_transformers),
     )
     difference = verify_in_fresh_process(
         model_uri,
