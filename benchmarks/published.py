@@ -132,6 +132,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("run", "write"))
     parser.add_argument("--only", action="append", help="a table; may be given again")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="for every job, as cluster.cpus_per_worker=1")  # fmt: skip
     options = parser.parse_args()
     chosen = {
         name: table
@@ -140,15 +142,17 @@ def main() -> None:
     }
     if options.action == "run":
         for table in chosen.values():
-            run(table)
+            run(table, options.set)
     else:
         write(list(chosen.values()))
 
 
-def run(table: Table) -> None:
+def run(table: Table, beside: list[str]) -> None:
+    """Run the jobs that are missing; `beside`: settings that do not tell cells apart."""
     for settings in table.jobs():
         if found(table, settings) is None:
-            words = [word for pair in settings.items() for word in ("-s", _setting(*pair))]
+            given = [_setting(*pair) for pair in settings.items()] + beside
+            words = [word for setting in given for word in ("-s", setting)]
             command = ["run", str(ROOT / "recipes" / f"{table.recipe}.yaml"), *words]
             print("gpt2cls", *command, flush=True)
             subprocess.run([sys.executable, "-m", "jobs", *command], check=True, cwd=ROOT)
