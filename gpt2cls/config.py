@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
 
-BUILTIN_SHAPES = ("gpt2-tiny", "gpt2-mini", "gpt2-small")
+BUILTIN_SHAPES = ("gpt2-tiny", "gpt2-mini", "gpt2-small", "awd-lstm-tiny", "awd-lstm")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -95,7 +95,7 @@ class ModelConfig(Block):
 
     backbone: str = Field("gpt2", min_length=1)
     """A Hugging Face name or folder, a registered model (models:/name@champion, models:/name/3), or
-    gpt2-tiny, gpt2-mini, gpt2-small with random weights."""
+    gpt2-tiny, gpt2-mini, gpt2-small, awd-lstm-tiny, awd-lstm with random weights."""
     tokenizer: str | TrainedTokenizer | None = None
     """A Hugging Face name or folder; None: the backbone's own, or 8,000 entries are trained."""
     pooling: Literal["last", "mean", "max", "concat", "attention"] = "last"
@@ -107,7 +107,8 @@ class ModelConfig(Block):
     heads: int = Field(4, ge=1, le=256)
     """Heads of the attention pooling, and of the layers of encdec."""
     dropout: Number = Field(0.2, ge=0, lt=1)
-    """In the blocks, on the embeddings and before the head; only while training."""
+    """In the blocks, on the embeddings and before the head; only while training. In an AWD-LSTM 0.4
+    gives the published rates, and other values all of them in proportion."""
     temperature: Number = Field(0.5, gt=0, le=1000)
     """Divides the logits."""
     truncation_smoothing: Annotated[Number, Field(ge=0, le=1000)] | Literal["learned"] = 0.0
@@ -120,12 +121,13 @@ class LanguageModelConfig(Block):
     """The network of a language model; its output is its token embedding."""
 
     backbone: str = Field("gpt2", min_length=1)
-    """gpt2-tiny, gpt2-mini, gpt2-small with random weights, or a GPT-2 that learns on: a Hugging
-    Face name or folder, or a registered model."""
+    """gpt2-tiny, gpt2-mini, gpt2-small, awd-lstm-tiny, awd-lstm with random weights, or a GPT-2 or
+    AWD-LSTM that learns on: a Hugging Face name or folder, or a registered model."""
     tokenizer: str | TrainedTokenizer | None = None
     """A Hugging Face name or folder; None: the backbone's own, or 8,000 entries are trained."""
     dropout: Number = Field(0.1, ge=0, lt=1)
-    """In the blocks and on the embeddings; only while training."""
+    """In the blocks and on the embeddings; only while training. In an AWD-LSTM 0.4 gives the
+    published rates, and other values all of them in proportion."""
 
     def as_model(self) -> ModelConfig:
         """As what builds a backbone takes it."""

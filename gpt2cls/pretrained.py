@@ -6,7 +6,7 @@ Knows the Hugging Face layout of a folder; knows no architecture.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from gpt2cls.errors import ModelError
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor, nn
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -77,6 +77,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def whole_number(raw: dict[str, Any], key: str, *, where: Path, least: int = 1) -> int:
+    """The size by the name `key` in a config.json; `where` is told if it is none."""
+    value = raw.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
+        raise ModelError(f"{where}: {key} = {value!r}: must be a whole number from {least}")
+    return value
+
+
 def objective_of(folder: Path) -> str | None:
     """What a language model of ours has learned; None: the folder is of another kind."""
     path = folder / LANGUAGE_FORMAT
@@ -116,11 +124,55 @@ def tensor_names(file: Path) -> list[str]:
         return list(tensors.keys())
 
 
-def read_tensors(file: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
+def read_tensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
     """Every tensor of the file, one at a time, as a copy that no longer needs the file."""
     with _opened(file) as tensors:
         for name in tensors.keys():  # noqa: SIM118 - it is no mapping
             yield name, tensors.get_tensor(name).clone()
+
+
+def fitting_tensors(
+    folder: Path,
+    files: list[Path],
+    wanted: dict[str, tuple[int, ...]],
+    our_name: Callable[[str], str] = str,
+) -> "dict[str, Tensor]":
+    """The tensors of the files that have the names and shapes `wanted`, as float32.
+
+    Args:
+        folder: is named where something is missing.
+        files: hold other tensors as well, which are passed over.
+        wanted: the shape of every tensor.
+        our_name: of a tensor, from that in a file.
+
+    Raises:
+        ModelError: a tensor is missing or of another shape.
+    """
+    found = {}
+    for file in files:
+        for full_name, tensor in read_tensors(file):
+            name = our_name(full_name)
+            if name not in wanted:
+                continue  # an lm_head, a score, an old causal mask
+            if tensor.shape != wanted[name]:
+                raise ModelError(
+                    f"{file}: {full_name} is {list(tensor.shape)}; config.json asks for "
+                    f"{list(wanted[name])}; the files do not belong together"
+                )
+            found[name] = tensor.float()
+    if missing := sorted(set(wanted) - set(found)):
+        raise ModelError(f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}")
+    return found
+
+
+def write_tensors(model: "nn.Module", file: Path) -> None:
+    """Every tensor of `model` in a safetensors file, as float32."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: t.detach().float().cpu().contiguous() for name, t in model.state_dict().items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def _opened(file: Path) -> Any:

@@ -61,7 +61,7 @@ def tuned_language(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Read
 
     Raises:
         JobStopped: training was told to end; another call goes on with it.
-        ModelError: the backbone cannot be had, or is no GPT-2.
+        ModelError: the backbone cannot be had, or is none of ours.
     """
     payload = _payload(attempt, job, ready)
     folder = attempt.surroundings.home.cache / "languages" / _key(payload)

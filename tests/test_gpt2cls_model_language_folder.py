@@ -27,8 +27,8 @@ def tokenizer():
     return train_bpe([TEXTS], 270)
 
 
-def saved(tokenizer, folder, objective="causal"):
-    config = ModelConfig(backbone="gpt2-tiny", dropout=0.0)
+def saved(tokenizer, folder, objective="causal", backbone="gpt2-tiny"):
+    config = ModelConfig(backbone=backbone, dropout=0.0)
     vocab_size = tokenizer.vocab_size
     model = build_language_model(
         config, vocab_size=vocab_size, pad_id=0, max_length=16, seed=3, base_dir=folder
@@ -64,8 +64,10 @@ def test_transformers_reads_the_same_model_and_the_same_tokenizer(tokenizer, tmp
     assert read.eos_token_id == theirs.config.eos_token_id == 0
 
 
-def test_a_classifier_takes_its_weights_and_its_tokenizer(tokenizer, tmp_path):
-    model = saved(tokenizer, tmp_path / "lm")
+@pytest.mark.parametrize("backbone", ["gpt2-tiny", "awd-lstm-tiny"])
+def test_a_classifier_takes_its_weights_and_its_tokenizer(tokenizer, tmp_path, backbone):
+    model = saved(tokenizer, tmp_path / "lm", backbone=backbone)
+    assert read_language_info(tmp_path / "lm").vocab_size == 270
     classifier = classifier_on(tmp_path / "lm")
     for name, weight in model.backbone.state_dict().items():
         assert torch.equal(classifier.backbone.state_dict()[name], weight), name

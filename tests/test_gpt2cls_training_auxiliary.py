@@ -43,9 +43,10 @@ def plain(model):
     return total
 
 
+@pytest.mark.parametrize("backbone", ["gpt2-tiny", "awd-lstm-tiny"])
 @pytest.mark.parametrize("pooling", ["last", "mean"])
-def test_loss_and_gradients_are_those_of_the_plain_formula(pooling):
-    model = tiny_model(pooling=pooling, dropout=0.0)
+def test_loss_and_gradients_are_those_of_the_plain_formula(pooling, backbone):
+    model = tiny_model(backbone=backbone, pooling=pooling, dropout=0.0)
     wanted = plain(model)
     loss = ours(model)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)

@@ -1,4 +1,4 @@
-"""The network below the classifier: a built-in shape, a GPT-2 folder, or any AutoModel.
+"""The network below the classifier: a built-in shape, a folder of ours, or any AutoModel.
 
 Every backbone has `width`, `blocks` (groups of layers from the bottom to the top) and
 `forward(tokens_BT, lengths_B) -> hidden_BTD`, with padding on the right.
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from gpt2cls.config import BUILTIN_SHAPES, ModelConfig
 from gpt2cls.data.tokenizer import reads_backward
 from gpt2cls.errors import ModelError
+from gpt2cls.model.awd_lstm import EMBEDDING_BOUND, AwdLstm, AwdLstmConfig, init_awd_lstm
+from gpt2cls.model.awd_lstm_folder import MODEL_TYPE, load_awd_lstm, save_awd_lstm
 from gpt2cls.model.gpt2 import GPT2Backbone, GPT2Config, init_gpt2
 from gpt2cls.model.gpt2_folder import is_our_gpt2, load_gpt2, save_gpt2
 from gpt2cls.pretrained import (
@@ -28,7 +30,11 @@ SHAPES = {  # layers, width, heads
     "gpt2-mini": (4, 256, 4),
     "gpt2-small": (12, 768, 12),
 }
-assert set(SHAPES) == set(BUILTIN_SHAPES)
+LSTM_SHAPES = {  # width, hidden, layers
+    "awd-lstm-tiny": (128, 256, 2),
+    "awd-lstm": (400, 1150, 3),
+}
+assert {*SHAPES, *LSTM_SHAPES} == set(BUILTIN_SHAPES)
 
 _DROPOUTS = (  # what configurations of transformers call it
     "attention_dropout",
@@ -84,7 +90,9 @@ class AutoBackbone(nn.Module):
         return cast(Tensor, output.last_hidden_state)
 
 
-Backbone = GPT2Backbone | AutoBackbone
+OurBackbone = GPT2Backbone | AwdLstm
+"""Its token embedding `wte` is also its output as a language model."""
+Backbone = OurBackbone | AutoBackbone
 
 
 def _holds_any(module: nn.Module, parameter_ids: set[int]) -> bool:
@@ -121,6 +129,8 @@ def build_backbone(
     """
     if model.backbone in SHAPES:
         return _new_gpt2(model.backbone, vocab_size, max_length, model.dropout)
+    if model.backbone in LSTM_SHAPES:
+        return _new_awd_lstm(model.backbone, vocab_size, model.dropout)
     folder = find_pretrained(model.backbone, base_dir=base_dir, field="model.backbone")
     if objective is not None:
         _refuse_other_direction(folder, model.backbone, objective)
@@ -155,7 +165,11 @@ def _add_rows(backbone: Backbone, vocab_size: int) -> None:
         backbone.model.resize_token_embeddings(vocab_size, mean_resizing=False)
         return
     old = backbone.wte.weight.detach()
-    new = torch.empty(vocab_size - len(old), old.shape[1]).normal_(std=0.02)
+    new = torch.empty(vocab_size - len(old), old.shape[1])
+    if isinstance(backbone, AwdLstm):
+        new.uniform_(-EMBEDDING_BOUND, EMBEDDING_BOUND)
+    else:
+        new.normal_(std=0.02)
     backbone.wte = nn.Embedding(vocab_size, old.shape[1], _weight=torch.cat([old, new]))
     backbone.config = replace(backbone.config, vocab_size=vocab_size)
 
@@ -199,11 +213,20 @@ def _new_gpt2(shape: str, vocab_size: int, max_length: int, dropout: float) -> G
     return backbone
 
 
+def _new_awd_lstm(shape: str, vocab_size: int, dropout: float) -> AwdLstm:
+    width, hidden, layers = LSTM_SHAPES[shape]
+    backbone = AwdLstm(AwdLstmConfig(vocab_size, width, hidden, layers), dropout=dropout)
+    init_awd_lstm(backbone)
+    return backbone
+
+
 def load_backbone(folder: Path, *, dropout: float, pad_id: int) -> Backbone:
-    """Read a backbone from a folder; transformers is imported only if it is not a GPT-2."""
+    """Read a backbone from a folder; transformers is imported only if it is none of ours."""
     raw = read_json(folder / "config.json")
     if is_our_gpt2(raw):
         return load_gpt2(folder, dropout=dropout)
+    if raw.get("model_type") == MODEL_TYPE:
+        return load_awd_lstm(folder, dropout=dropout)
     weight_files(folder)  # refuses pickles and damaged headers before transformers sees them
     return _load_auto(folder, dropout, pad_id)
 
@@ -235,9 +258,11 @@ def _load_auto(folder: Path, dropout: float, pad_id: int) -> AutoBackbone:
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
-    """Write the folder in Hugging Face's format, in one safetensors file."""
+    """Write config.json and one safetensors file, but for an AWD-LSTM in Hugging Face's format."""
     if isinstance(backbone, GPT2Backbone):
         save_gpt2(backbone, folder)
+    elif isinstance(backbone, AwdLstm):
+        save_awd_lstm(backbone, folder)
     else:
         backbone.model.save_pretrained(folder, max_shard_size="100TB")
 
@@ -246,6 +271,8 @@ def _limits(backbone: Backbone) -> tuple[int, int | None]:
     """The size of the vocabulary and the number of positions (None: no limit known)."""
     if isinstance(backbone, GPT2Backbone):
         return backbone.config.vocab_size, backbone.config.positions
+    if isinstance(backbone, AwdLstm):
+        return backbone.config.vocab_size, None
     config = _text_config(backbone.model.config)
     positions = [getattr(config, name, None) for name in _POSITIONS]
     vocabulary = backbone.model.get_input_embeddings().num_embeddings

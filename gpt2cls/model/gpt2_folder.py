@@ -4,12 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
 from gpt2cls.errors import ModelError
 from gpt2cls.model.gpt2 import ACTIVATIONS, GPT2Backbone, GPT2Config, tensor_shapes
-from gpt2cls.pretrained import WEIGHTS, read_json, read_tensors, tensor_names, weight_files
+from gpt2cls.pretrained import (
+    WEIGHTS,
+    fitting_tensors,
+    read_json,
+    tensor_names,
+    weight_files,
+    whole_number,
+    write_tensors,
+)
 
 _UNSUPPORTED = ("reorder_and_upcast_attn", "add_cross_attention")
 
@@ -27,10 +32,7 @@ def parse_config(raw: dict[str, Any], *, where: Path) -> GPT2Config:
     """The shape in a config.json; the defaults are those of transformers.GPT2Config."""
 
     def size(key: str, default: int, least: int = 1) -> int:
-        value = raw.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
-            raise ModelError(f"{where}: {key} = {value!r}: must be a whole number from {least}")
-        return value
+        return whole_number({key: default} | raw, key, least=least, where=where)
 
     width, heads = size("n_embd", 768), size("n_head", 12)
     if width % heads:
@@ -67,7 +69,7 @@ def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2Backbone:
             f"{sum(n.endswith('.ln_1.weight') for n in names)} blocks; "
             "the files do not belong together"
         )
-    tensors = _fitting_tensors(config, files, folder)
+    tensors = fitting_tensors(folder, files, tensor_shapes(config), _our_name)
     # Built after the check, as a config.json may ask for any size. (Building on torch's device
     # "meta" would be as safe, but its first use imports 800 modules: 3 s.)
     model = GPT2Backbone(config, dropout=dropout)
@@ -79,34 +81,12 @@ def _our_name(name: str) -> str:
     return name.removeprefix("transformer.")
 
 
-def _fitting_tensors(config: GPT2Config, files: list[Path], folder: Path) -> dict[str, Tensor]:
-    wanted = tensor_shapes(config)
-    found: dict[str, Tensor] = {}
-    for file in files:
-        for full_name, tensor in read_tensors(file):
-            name = _our_name(full_name)
-            if name not in wanted:
-                continue  # an lm_head, a score, an old causal mask
-            if tensor.shape != wanted[name]:
-                raise ModelError(
-                    f"{file}: {full_name} is {list(tensor.shape)}; config.json asks for "
-                    f"{list(wanted[name])}; the files do not belong together"
-                )
-            found[name] = tensor.float()
-    if missing := sorted(set(wanted) - set(found)):
-        raise ModelError(f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}")
-    return found
-
-
 def save_gpt2(model: GPT2Backbone, folder: Path) -> None:
     """Write config.json and model.safetensors so that transformers.AutoModel reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = config_json(model.config)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    tensors = {
-        name: t.detach().float().cpu().contiguous() for name, t in model.state_dict().items()
-    }
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(model, folder / WEIGHTS)
 
 
 def config_json(config: GPT2Config) -> dict[str, Any]:

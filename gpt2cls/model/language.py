@@ -1,4 +1,4 @@
-"""A language model: a GPT-2 whose output is its own token embedding.
+"""A language model: a GPT-2 or an AWD-LSTM whose output is its own token embedding.
 
 Logits of a whole batch never exist at once. With a vocabulary of 50,257 the logits of 8,192 tokens
 take 1.6 GB in fp32, and their gradient as much again; here they are made, used for the loss and
@@ -18,8 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from gpt2cls.config import ModelConfig
 from gpt2cls.errors import ModelError
-from gpt2cls.model.backbone import build_backbone
-from gpt2cls.model.gpt2 import GPT2Backbone
+from gpt2cls.model.backbone import OurBackbone, build_backbone
 
 LOGITS_ON_CPU = 2**22
 LOGITS_ON_GPU = 2**28
@@ -36,7 +35,7 @@ class LanguageModel(nn.Module):
         Language Models".
     """
 
-    def __init__(self, backbone: GPT2Backbone) -> None:
+    def __init__(self, backbone: OurBackbone) -> None:
         super().__init__()
         self.backbone = backbone
 
@@ -160,7 +159,7 @@ def build_language_model(
     """A language model; of a built-in shape the same seed gives the same weights.
 
     Raises:
-        ModelError: the backbone cannot be had, does not fit, or is no GPT-2.
+        ModelError: the backbone cannot be had, does not fit, or is none of ours.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -173,9 +172,9 @@ def build_language_model(
             objective=objective,
             num_new=num_new,
         )
-    if not isinstance(backbone, GPT2Backbone):
+    if not isinstance(backbone, OurBackbone):
         raise ModelError(
-            f"model.backbone = {config.backbone!r}: only a GPT-2 is pre-trained in this version; "
-            "give a GPT-2 folder or a built-in shape"
+            f"model.backbone = {config.backbone!r}: only a GPT-2 or an AWD-LSTM is pre-trained in "
+            "this version; give a folder of one, or a built-in shape"
         )
     return LanguageModel(backbone)

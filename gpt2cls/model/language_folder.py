@@ -1,6 +1,6 @@
-"""A language model on disk: a GPT-2 folder of Hugging Face, with a page on how it was made.
+"""A language model on disk: the folder of its backbone, with a page on how it was made.
 
-config.json              and model.safetensors, as transformers.GPT2LMHeadModel reads them
+config.json              and model.safetensors; transformers.GPT2LMHeadModel reads a GPT-2's
 tokenizer.json           and tokenizer_config.json for transformers, tokenizer_meta.json for us
 gpt2cls_language.json    LanguageInfo: what was learned and how well, a checksum of every file
 """
@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.errors import ModelError
+from gpt2cls.model.backbone import save_backbone
 from gpt2cls.model.folder import checksums, refuse_altered, write_folder
-from gpt2cls.model.gpt2_folder import config_json, save_gpt2
+from gpt2cls.model.gpt2 import GPT2Backbone
+from gpt2cls.model.gpt2_folder import config_json
 from gpt2cls.model.language import LanguageModel
 from gpt2cls.pretrained import LANGUAGE_FORMAT, WEIGHTS, read_json
 
@@ -46,8 +48,9 @@ def save_language_model(
     """Write the folder; under its name it is whole, or not there, or the former one."""
 
     def fill(made: Path) -> None:
-        save_gpt2(model.backbone, made)
-        _write_json(made / "config.json", _config(model, info))
+        save_backbone(model.backbone, made)
+        if isinstance(model.backbone, GPT2Backbone):
+            _write_json(made / "config.json", _gpt2_config(model.backbone, info))
         tokenizer.save(made)
         _write_json(made / "tokenizer_config.json", _tokenizer_config(tokenizer, info))
         sealed = info.model_copy(update={"sha256": checksums(made)})
@@ -73,10 +76,10 @@ def read_language_info(folder: Path) -> LanguageInfo:
     return info
 
 
-def _config(model: LanguageModel, info: LanguageInfo) -> dict[str, object]:
+def _gpt2_config(backbone: GPT2Backbone, info: LanguageInfo) -> dict[str, object]:
     ends = {"bos_token_id": info.end_id, "eos_token_id": info.end_id}
     kind = {"architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": True}
-    return config_json(model.backbone.config) | kind | ends
+    return config_json(backbone.config) | kind | ends
 
 
 def _tokenizer_config(tokenizer: TextTokenizer, info: LanguageInfo) -> dict[str, object]:

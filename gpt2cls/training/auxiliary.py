@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gpt2cls.data.batches import Batch
 from gpt2cls.errors import ModelError
+from gpt2cls.model.backbone import OurBackbone
 from gpt2cls.model.classifier import Classifier
-from gpt2cls.model.gpt2 import GPT2Backbone
 from gpt2cls.model.language import next_token_loss
 from gpt2cls.model.pooling import token_mask
 
@@ -30,11 +30,12 @@ def joint_loss(model: Classifier, of_labels: LabelLoss, weight: float) -> Callab
         equation 5; they leave open how tokens are averaged.
 
     Raises:
-        ModelError: the backbone is no GPT-2, so its output embedding is not known.
+        ModelError: the backbone is none of ours, so its output embedding is not known.
     """
-    if not isinstance(model.backbone, GPT2Backbone):
+    if not isinstance(model.backbone, OurBackbone):
         raise ModelError(
-            f"train.lm_weight = {weight:g}: only a GPT-2 learns texts beside labels; set it to 0"
+            f"train.lm_weight = {weight:g}: only a GPT-2 or an AWD-LSTM learns texts beside "
+            "labels; set it to 0"
         )
 
     def loss_sum(model: nn.Module, batch: Batch) -> Tensor:

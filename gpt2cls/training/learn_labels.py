@@ -10,8 +10,8 @@ from gpt2cls.data.batches import RowSource, SequenceRows, TokenRows
 from gpt2cls.data.encode import open_tokens
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import RequestError
+from gpt2cls.model.backbone import OurBackbone
 from gpt2cls.model.classifier import Classifier, build_classifier
-from gpt2cls.model.gpt2 import GPT2Backbone
 from gpt2cls.model.head import AdaptiveHead
 from gpt2cls.model.head_rules import CLUSTERS_FROM, check_head, has_clusters
 from gpt2cls.model.vocabulary import keep_used_rows, used_tokens
@@ -44,7 +44,7 @@ def learn_labels(
     names = ever_trainable(model, config.freeze, config.epochs)
     # The loss of a text is over the whole vocabulary.
     may_shrink = "backbone.wte.weight" in names and not config.lm_weight
-    if may_shrink and isinstance(model.backbone, GPT2Backbone):
+    if may_shrink and isinstance(model.backbone, OurBackbone):
         keep_used_rows(model.backbone, _used_tokens(payload))
     data = open_classification(payload, task, Compute(ranks, precision, budget))
 
