@@ -36,6 +36,10 @@ def run_baselines(
     shares in the training rows too. Thresholds are chosen on `validation` (on `train` without one).
     Of regression see `value_baselines`.
     """
+    if task.kind == "multiple_choice":
+        from gpt2cls.choice_baselines import choice_baselines
+
+        return choice_baselines(train, test, task, seed=seed)
     if task.kind == "regression":
         from gpt2cls.value_baselines import value_baselines
 

@@ -48,6 +48,10 @@ class DataConfig(Block):
     pair: Literal["ordered", "both_orders"] = "ordered"
     """Whether the order of a pair says something. both_orders: it does not, as in similarity: the
     model reads a pair in both, which takes twice the time, and adds up what it made of them."""
+    choices: str | None = Field(None, min_length=1)
+    """The column of the answers to choose from, a list of two texts or more; data.text is then the
+    context, or [context, question], and the label is the number of the right answer, from 0. None:
+    there is nothing to choose from."""
     special_tokens: Literal["none", "gpt1"] = "none"
     """What stands around texts. none: what the tokenizer itself puts there, which of GPT-2's is
     nothing. gpt1: three new tokens that learn, [start] text [extract] and [start] first [delimiter]

@@ -100,9 +100,9 @@ def evaluate_probabilities(
     result["per_class"] = _per_class(predicted, labels, task)
     result["reliability"] = reliability_table(probs, labels)
     result["bootstrap"] = {"resamples": resamples, "seed": seed}
-    if task.kind == "single_label" and len(task.labels) > LARGEST_CONFUSION:
+    if task.kind != "multi_label" and len(task.labels) > LARGEST_CONFUSION:
         return result
-    if task.kind == "single_label":
+    if task.kind != "multi_label":
         return result | {"confusion": _confusion(predicted, labels, len(task.labels)).tolist()}
     return result | _multi_label_extras(result["per_class"], probs, labels, thresholds)
 
@@ -168,7 +168,7 @@ def _averages(hits: Any, predicted: Any, true: Any, kind: str) -> tuple[Any, Any
     """Macro and micro F1 from counts whose last axis is the class."""
     total = np.asarray(predicted + true, np.float64)
     f1 = 2 * hits / np.maximum(total, 1)
-    counted = total > 0 if kind == "single_label" else np.ones_like(total, bool)
+    counted = total > 0 if kind != "multi_label" else np.ones_like(total, bool)
     macro = f1.sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
     return macro, 2 * hits.sum(axis=-1) / np.maximum(total.sum(axis=-1), 1)
 

@@ -85,5 +85,6 @@ def _names(choice: NDArray[Any], task: "Task") -> str:
 
 
 def _excerpt(text: Any) -> str:
-    whole = str(text.as_py() if hasattr(text, "as_py") else text)  # an Arrow scalar has as_py
+    text = text.as_py() if hasattr(text, "as_py") else text  # an Arrow scalar has it
+    whole = " | ".join(text) if isinstance(text, list) else str(text)
     return whole if len(whole) <= EXCERPT_CHARACTERS else whole[:EXCERPT_CHARACTERS] + " ..."

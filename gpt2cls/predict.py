@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gpt2cls.data.batches import Batch, padded_length, rows_of_tokens
 from gpt2cls.data.encode import encode_rows
+from gpt2cls.data.forms import as_answers, is_choice_of, rows_of
 from gpt2cls.data.tasks import VALUE
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.errors import RequestError
@@ -96,12 +97,15 @@ class Predictor:
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """One column of texts, or the two of pairs."""
-        text = self.info.text
-        return (text,) if isinstance(text, str) else tuple(text)
+        """One column of texts, or the two of pairs; last that of the answers to choose from."""
+        return self.info.text_columns
+
+    def ask(self, columns: Sequence[Sequence[Any]]) -> NDArray[np.float32]:
+        """As `probabilities`, of the values of `text_columns`."""
+        return self.probabilities(*rows_of(columns, self.info.task))
 
     def probabilities(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None
+        self, texts: Sequence[str], pairs: Sequence[Any] | None = None
     ) -> NDArray[np.float32]:
         """Probabilities [N, C], or values [N, 1] of regression.
 
@@ -111,12 +115,12 @@ class Predictor:
         return answers_NC[0] if len(answers_NC) == 1 else np.mean(answers_NC, axis=0)
 
     def of_each(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None
+        self, texts: Sequence[str], pairs: Sequence[Any] | None = None
     ) -> list[NDArray[np.float32]]:
         """What each model of an ensemble answers, its probabilities [N, C]."""
         return [one._own(texts, pairs) for one in (self, *self.others)]
 
-    def _own(self, texts: Sequence[str], pairs: Sequence[str] | None) -> NDArray[np.float32]:
+    def _own(self, texts: Sequence[str], pairs: Sequence[Any] | None) -> NDArray[np.float32]:
         probs_NC = np.empty((len(texts), len(self.labels)), np.float32)
         for first in range(0, len(texts), ROWS_ENCODED_AT_ONCE):
             some = slice(first, first + ROWS_ENCODED_AT_ONCE)
@@ -125,7 +129,7 @@ class Predictor:
         return probs_NC
 
     def _fill(
-        self, probs_NC: NDArray[np.float32], texts: Sequence[str], pairs: Sequence[str] | None
+        self, probs_NC: NDArray[np.float32], texts: Sequence[str], pairs: Sequence[Any] | None
     ) -> None:
         task, max_length = self.info.task, self.info.max_length
         rows = rows_of_tokens(
@@ -199,8 +203,12 @@ class Predictor:
         """
         import pandas as pd
 
-        texts = [_texts(frame, name) for name in self.text_columns]
-        columns = self.columns(self.probabilities(*texts))
+        num_answers = None
+        read = []
+        for name in self.text_columns:
+            num_answers = len(self.labels) if name == self.info.choices else None
+            read.append(_texts(frame, name, num_answers))
+        columns = self.columns(self.ask(read))
         found = pd.DataFrame(columns, index=frame.index)
         return found.astype({name: np.float64 for name in found.columns if name != "label"})
 
@@ -228,8 +236,11 @@ def fastest_that_agrees(model: Classifier, info: ModelInfo) -> Classifier:
 def _largest_difference(one: Classifier, other: Classifier, info: ModelInfo) -> float:
     draw = torch.Generator().manual_seed(0)
     T = min(PROBE_TOKENS, info.max_length)
-    tokens_BT = torch.randint(info.vocab_size, (PROBE_ROWS, T), generator=draw)
-    lengths_B = torch.randint(1, T + 1, (PROBE_ROWS,), generator=draw)
+    # Both orders of a pair are read as texts are; only answers need others beside them.
+    is_choice = info.task.kind == "multiple_choice"
+    shape = (PROBE_ROWS, info.task.num_sequences) if is_choice else (PROBE_ROWS,)
+    tokens_BT = torch.randint(info.vocab_size, (*shape, T), generator=draw)
+    lengths_B = torch.randint(1, T + 1, shape, generator=draw)
     batch = (tokens_BT, lengths_B, torch.zeros(PROBE_ROWS))
     probs_BC = one.probabilities(one(*batch))
     difference_BC = (probs_BC - other.probabilities(other(*batch))) / info.task.std
@@ -247,11 +258,18 @@ def _by_threads(work: Callable[[T], None], items: Sequence[T]) -> None:
         torch.set_num_threads(threads)  # the last call says what a new thread begins with
 
 
-def _texts(frame: "pd.DataFrame", name: str) -> list[str]:
+def _texts(frame: "pd.DataFrame", name: str, num_answers: int | None = None) -> list[Any]:
     if name not in frame.columns:
         there = ", ".join(repr(str(column)) for column in frame.columns[:20]) or "none"
         raise RequestError(f"no column {name!r}, which the model reads; there are: {there}")
     values = frame[name].tolist()
+    if num_answers is not None:
+        values = [as_answers(value) for value in values]
+        for row, value in enumerate(values):
+            if not is_choice_of(value, num_answers):
+                words = f"where a list of 2 to {num_answers} texts is due"
+                raise RequestError(f"row {row}, column {name!r}: {value!r:.60} {words}")
+        return values
     for row, value in enumerate(values):
         if not isinstance(value, str):
             found = f"{value!r:.40} ({type(value).__name__})"

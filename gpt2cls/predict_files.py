@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2cls.data.forms import as_answers, is_choice_of
 from gpt2cls.data.stream import CHUNK_ROWS, MISSING, Chunk, read_chunks
 from gpt2cls.data.write import as_list, check_output, open_writer
 from gpt2cls.errors import DataError
@@ -34,7 +35,8 @@ def predict_file(
         predictor: the model.
         source: CSV, TSV, JSONL, JSON or Parquet, each also gzipped.
         output: appears, or replaces what was there, when the last row is written, not before.
-        columns: of the text, or of the two texts of a pair; None: as named in training.
+        columns: of the text, or of the two texts of a pair; None: as named in training, which that
+            of answers to choose from always is.
         spreadsheet_safe: put an apostrophe before texts that a spreadsheet would run.
         progress: told the number of rows done after each chunk.
         chunk_rows: rows held in memory.
@@ -45,6 +47,7 @@ def predict_file(
         DataError: the input cannot be read; names the line and the column.
     """
     text_columns = tuple(columns or predictor.text_columns)
+    choices, most = predictor.info.choices, len(predictor.labels)
     check_output(output, source)
     rows_done = 0
     chunks = read_chunks(source, chunk_rows=chunk_rows)
@@ -52,8 +55,11 @@ def predict_file(
     _check_columns(first, text_columns, source)
     with open_writer(output, spreadsheet_safe=spreadsheet_safe) as write:
         for chunk in _with_first(first, chunks):
-            texts = [_texts(chunk, name) for name in text_columns]
-            probs_NC = predictor.probabilities(*texts)
+            texts = [
+                _texts(chunk, name) if name != choices else _answers(chunk, name, most)
+                for name in text_columns
+            ]
+            probs_NC = predictor.ask(texts)
             found = predictor.columns(probs_NC)
             write(joined(chunk.columns, found), len(chunk))
             if least_sure is not None:
@@ -81,6 +87,18 @@ def _check_columns(first: Chunk, text_columns: Sequence[str], source: Path) -> N
 def _with_first(first: Chunk, rest: Any) -> Any:
     yield first
     yield from rest
+
+
+def _answers(chunk: Chunk, name: str, most: int) -> list[list[str]]:
+    """The column's values, all of them lists of answers."""
+    values = [as_answers(value) for value in as_list(chunk.columns.get(name, []))]
+    for row, value in enumerate(values or [None] * len(chunk)):
+        if not is_choice_of(value, most):
+            raise DataError(
+                f"{chunk.where(row)}: {value!r:.60} in column {name!r}, where a list of 2 to "
+                f"{most} texts is due (which a CSV file cannot hold)"
+            )
+    return values
 
 
 def _texts(chunk: Chunk, name: str) -> list[str]:

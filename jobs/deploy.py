@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from cluster.home import Surroundings
+from gpt2cls.data.forms import columns_of_rows
 from gpt2cls.data.tasks import Split
 from gpt2cls.errors import RequestError
 from gpt2cls.predict import Predictor
@@ -137,7 +138,7 @@ def _register(
     run_id, uri = run_on_server(attempt.record, surroundings)
     client, content = connect(uri), content_of(folder)
     frame = _frame(predictor, split)
-    probs_NC = predictor.probabilities(*(frame[c].tolist() for c in predictor.text_columns))
+    probs_NC = predictor.ask([frame[name].tolist() for name in predictor.text_columns])
     known = patiently(lambda: version_with(client, name, content))
     if known is not None:
         attempt.log.say(f"{name} version {known.version} is this very model already")
@@ -191,6 +192,7 @@ def _frame(predictor: Predictor, split: Split) -> "pd.DataFrame":
     """The first rows, as a caller would send them."""
     import pandas as pd
 
-    texts = [split.texts] if split.pairs is None else [split.texts, split.pairs]
-    columns = zip(predictor.text_columns, texts, strict=True)
-    return pd.DataFrame({name: column[:_EXAMPLE_ROWS].to_pylist() for name, column in columns})
+    names, texts = predictor.text_columns, split.texts[:_EXAMPLE_ROWS].to_pylist()
+    pairs = None if split.pairs is None else split.pairs[:_EXAMPLE_ROWS].to_pylist()
+    columns = columns_of_rows(texts, pairs, len(names))
+    return pd.DataFrame(dict(zip(names, columns, strict=True)))

@@ -51,7 +51,11 @@ def rows_for(info: ModelInfo, data: EvaluationData, base_dir: Path) -> Split:
         DataError: unreadable, or not of the model's kind.
     """
     columns = DataConfig(
-        train=data.test, text=data.text or info.text, label=data.label, separator=data.separator
+        train=data.test,
+        text=data.text or info.text,
+        choices=data.choices or info.choices,
+        label=data.label,
+        separator=data.separator,
     )
     return read_labelled(data.test, columns, info.task, base_dir=base_dir)
 

@@ -55,6 +55,23 @@ def form_faults(job: "TrainingJob") -> Iterator[Fault]:
             yield field, metric, words
     if is_valued:
         yield from _value_faults(job)
+    if job.data.choices is not None:
+        yield from _choice_faults(job)
+
+
+def _choice_faults(job: "TrainingJob") -> Iterator[Fault]:
+    told = f"with data.choices = {job.data.choices}"
+    wanted: tuple[tuple[str, object, object, str], ...] = (
+        ("data.task", job.data.task, "classes", "the label says which answer is right"),
+        ("data.pair", job.data.pair, "ordered", "an answer follows its context"),
+        ("data.separator", job.data.separator, None, "one answer is right"),
+        ("model.head", job.model.head, "linear", "each answer has one logit"),
+        ("train.class_weights", job.train.class_weights, "none", "a place is no class"),
+        ("train.label_smoothing", job.train.label_smoothing, 0.0, "rows differ in their answers"),
+    )
+    for field, value, needed, why in wanted:
+        if value != needed:
+            yield field, value, f"{'null' if needed is None else needed} {told}: {why}"
 
 
 def _value_faults(job: "TrainingJob") -> Iterator[Fault]:

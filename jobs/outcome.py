@@ -98,6 +98,7 @@ def measure(
         task=prepared.task,
         model=job.model,
         text=job.data.text,
+        choices=job.data.choices,
         max_length=job.data.max_length,
         vocab_size=tokenizer.vocab_size,
         pad_id=tokenizer.pad_id,

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Surroundings
+from gpt2cls.data.forms import columns_of_rows
 from jobs.joblog import JobLog
 from jobs.outcome import Outcome, numbers
 from jobs.package import content_of, requirements, store_package, verify_in_fresh_process
@@ -90,6 +91,7 @@ def publish(
 def _frame(outcome: Outcome) -> "pd.DataFrame":
     import pandas as pd
 
-    columns = outcome.predictor.text_columns
-    texts = [outcome.example.texts, outcome.example.pairs]
-    return pd.DataFrame({c: t.to_pylist() for c, t in zip(columns, texts, strict=False)})
+    names, rows = outcome.predictor.text_columns, outcome.example
+    pairs = None if rows.pairs is None else rows.pairs.to_pylist()
+    columns = columns_of_rows(rows.texts.to_pylist(), pairs, len(names))
+    return pd.DataFrame(dict(zip(names, columns, strict=True)))

@@ -101,11 +101,16 @@ def package(source: Path, info: ModelInfo, folder: Path) -> None:
     """A model folder as a package that MLflow can load; its signature refuses other columns."""
     from mlflow import pyfunc
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
 
-    columns = [info.text] if isinstance(info.text, str) else [*info.text]
     signature = ModelSignature(
-        inputs=Schema([ColSpec("string", name) for name in columns]),
+        inputs=Schema(
+            [
+                ColSpec(Array(DataType.string) if name == info.choices else "string", name)
+                for name in info.text_columns
+            ]
+        ),
         outputs=Schema(
             [ColSpec("string" if n == "label" else "double", n) for n in info.task.output_columns]
         ),

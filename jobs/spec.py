@@ -294,6 +294,9 @@ def _data_faults(data: DataConfig) -> Iterator[Fault]:
         yield "data.text", columns, "two different columns"
     if data.pair == "both_orders" and len(columns) == 1:
         yield "data.pair", data.pair, "ordered, or data.text [first, second]: one text has no order"
+    columns += [data.choices] if data.choices is not None else []
+    if data.choices in columns[:-1]:
+        yield "data.choices", data.choices, "a column that is not also data.text"
     if data.label in columns:
         yield "data.label", data.label, "a column that is not also data.text"
     if isinstance(data.test, float) and isinstance(data.validation, float):

@@ -40,6 +40,8 @@ class EvaluationData(Block):
     """A built-in name, a file, a glob, a directory, or hf:<dataset>[/<config>]."""
     text: str | Pair | None = None
     """None: the column that the model was trained on."""
+    choices: str | None = Field(None, min_length=1)
+    """Of answers to choose from; None: the column that the model was trained on, if it chooses."""
     label: str = "label"
     """The column of the label."""
     separator: str | None = Field(None, min_length=1)

@@ -137,7 +137,7 @@ def _texts(*splits: Split | None) -> pa.ChunkedArray:
     keys = np.concatenate([split.keys for split in found if split.keys is not None])
     order = pa.array(np.argsort(keys, kind="stable"))
     columns = []
-    for name in ("texts", "pairs"):
+    for name in ("texts", "seconds"):
         parts = [part for split in found if (part := getattr(split, name)) is not None]
         if parts:
             whole = pa.chunked_array([c for part in parts for c in part.chunks], pa.large_string())

@@ -31,6 +31,7 @@ SETS = {
     "dbpedia14_subset": ({}, 14),
     "snli_dev_test": (PAIR, 3),
     "mrpc": (PAIR, 2),
+    "cosmosqa_valid": ({"text": ("text", "question"), "choices": "choices"}, 4),
 }
 
 

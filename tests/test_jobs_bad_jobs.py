@@ -101,6 +101,22 @@ TABLE = [
         [("register.gate.metric", 4, "pearson", "accuracy")],
     ),
     (
+        "what no choice among answers has",
+        "data: {train: bbc-news, text: [a, b], choices: c, separator: x, pair: both_orders}\n"
+        "train: {class_weights: balanced, label_smoothing: 0.1}",
+        [
+            ("data.separator", 4, "x", "null with data.choices"),
+            ("data.pair", 4, "both_orders", "ordered with data.choices"),
+            ("train.class_weights", 5, "balanced", "none with data.choices"),
+            ("train.label_smoothing", 5, 0.1, "0.0 with data.choices"),
+        ],
+    ),
+    (
+        "answers that are the text",
+        "data: {train: bbc-news, choices: text}",
+        [("data.choices", 4, "text", "not also data.text")],
+    ),
+    (
         "two orders of one text",
         "data: {train: bbc-news, pair: both_orders}",
         [("data.pair", 4, "both_orders", "data.text [first, second]")],

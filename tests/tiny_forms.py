@@ -18,6 +18,7 @@ PAIR = {"text": ["first", "second"]}
 FORMS: dict[str, dict[str, Any]] = {
     "both orders": PAIR | {"pair": "both_orders"},
     "special tokens": PAIR | {"special_tokens": "gpt1"},
+    "answers": PAIR | {"choices": "answers"},
     "values": PAIR | {"pair": "both_orders", "task": "regression"},
 }
 LENGTH = 16
@@ -34,6 +35,13 @@ def rows_of(form: str, num_rows: int, seed: int) -> list[dict[str, Any]]:
     for _ in range(num_rows):
         one, is_alike = int(draw.integers(3)), bool(draw.integers(2))
         other = one if is_alike else (one + 1) % 3
+        if form == "answers":
+            answers = [text((one + 1 + i % 2) % 3) for i in range(int(draw.integers(2, 5)))]
+            right = int(draw.integers(len(answers)))
+            answers[right] = text(one)
+            row = {"first": text(one), "second": text(one), "answers": answers}
+            rows.append(row | {"label": str(right)})
+            continue
         label: Any = "alike" if is_alike else "unlike"
         if form == "values":
             label = 100.0 + 20 * is_alike + float(draw.normal())

@@ -20,7 +20,7 @@ _TRAIN_CHARS_OF_A_TEXT = 10_000
 
 def trained_tokenizer(vocab_size: int, train: Split, cache_dir: Path) -> TextTokenizer:
     """The tokenizer of these texts; trained once per set of texts and vocabulary size."""
-    columns = [train.texts] if train.pairs is None else [train.texts, train.pairs]
+    columns = [train.texts] if train.seconds is None else [train.texts, train.seconds]
     key = sha256(f"bpe 1 {vocab_size} {[hash_texts(c) for c in columns]}".encode()).hexdigest()[:32]
     folder = cached_folder(
         cache_dir / "tokenizers", key, lambda made: train_bpe(columns, vocab_size).save(made)

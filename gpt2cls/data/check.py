@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpt2cls.data.forms import sequences
 from gpt2cls.data.prepare import Prepared, with_keys
 from gpt2cls.data.report import DataReport, NumberReport, Problem, TokenReport
-from gpt2cls.data.tasks import Split, Task
+from gpt2cls.data.tasks import Split, Task, as_texts
 
 RARE_ROWS = 10
 """With fewer training rows a class's own numbers say little, and it is seldom learned."""
@@ -139,7 +139,7 @@ def _empty_texts(splits: dict[str, Split]) -> Iterator[Problem]:
     for split in splits.values():
         is_empty = _blank(split.texts)
         if split.pairs is not None:
-            is_empty |= _blank(split.pairs)
+            is_empty |= _blank(as_texts(split.pairs))
         rows = np.flatnonzero(is_empty)
         count += len(rows)
         examples += [split.where(int(row)) for row in rows[:EXAMPLES]]

@@ -62,9 +62,10 @@ def encode_split(
     `task` says which sequences stand for a row; None: each row is one.
     Jobs that ask for the same tokens at the same time share one folder.
     """
-    columns = [hash_texts(split.texts), split.pairs is not None and hash_texts(split.pairs)]
+    columns = [hash_texts(split.texts), split.seconds is not None and hash_texts(split.seconds)]
     made_of = f"tokens 1 {columns} {tokenizer.digest} {max_length}"
-    made_of += " both orders" * (task is not None and task.both_orders)
+    if task is not None and task.num_sequences > 1:
+        made_of += f" {task.kind}" if task.kind == "multiple_choice" else " both orders"
     return cached_folder(
         cache_dir / "tokens",
         sha256(made_of.encode()).hexdigest()[:32],
@@ -74,14 +75,16 @@ def encode_split(
 
 def encode_rows(
     texts: Sequence[str],
-    pairs: Sequence[str] | None,
+    pairs: Sequence[Any] | None,
     tokenizer: TextTokenizer,
     max_length: int,
     task: Task | None,
 ) -> TokenSet:
     """The tokens of a few rows, in memory."""
     read = sequences(texts, pairs, task)
-    ids, full_lengths = tokenizer.encode(read.texts, read.pairs, max_length)
+    ids, full_lengths = tokenizer.encode(
+        read.texts, read.pairs, max_length, keeps_end=read.keeps_end
+    )
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = np.concatenate(ids) if ids else np.empty(0, np.int64)
@@ -143,11 +146,11 @@ def _chained(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), *moved])
 
 
-def _chunks(split: Split) -> Iterator[tuple[list[str], list[str] | None]]:
+def _chunks(split: Split) -> Iterator[tuple[list[str], list[Any] | None]]:
     for start in range(0, len(split), _CHUNK_ROWS):
         texts = _strings(split.texts, start)
         yield texts, None if split.pairs is None else _strings(split.pairs, start)
 
 
-def _strings(column: "pa.ChunkedArray", start: int) -> list[str]:
+def _strings(column: "pa.ChunkedArray", start: int) -> list[Any]:
     return [text or "" for text in column.slice(start, _CHUNK_ROWS).to_pylist()]

@@ -77,6 +77,31 @@ def _check_multi_label(names: list[str], rows: Rows, column: str, source: str) -
         )
 
 
+def check_choices(rows: Rows, column: str, source: str) -> int:
+    """The most answers that a row has to choose from.
+
+    Raises:
+        DataError: a label is not the number of one of the row's answers.
+    """
+    assert rows.labels is not None and rows.pairs is not None
+    counts = pc.list_value_length(rows.pairs).to_numpy()
+    labels = [] if rows.is_multi_label else rows.labels.to_pylist()
+    wrong = [
+        row
+        for row, (label, count) in enumerate(zip(labels, counts, strict=False))
+        if label is None or not label.isdecimal() or int(label) >= count
+    ]
+    if rows.is_multi_label or wrong:
+        place = some(wrong, rows.where) if wrong else rows.where(0)
+        found = f"{labels[wrong[0]]!r}" if wrong else "a list"
+        last = counts[wrong[0] if wrong else 0] - 1
+        raise DataError(
+            f"{source}: {place}: column {column!r} holds {found} where the number of the right "
+            f"answer is due, 0 to {last}"
+        )
+    return int(counts.max())
+
+
 def standardised(task: Task, labels: NDArray[np.generic], column: str, source: str) -> Task:
     """The task of regression with mean and spread of its training labels.
 
@@ -112,6 +137,9 @@ def label_numbers(
     if task.kind == "regression":
         assert rows.labels is not None
         return np.asarray(rows.labels.to_numpy(), np.float64), {}
+    if task.kind == "multiple_choice":
+        assert rows.labels is not None
+        return rows.labels.cast(pa.int64()).to_numpy(), {}
     if rows.is_multi_label:
         return _matrix(rows, task)
     numbers = _positions(rows.labels, task)

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from gpt2cls.config import DataConfig
 from gpt2cls.data.keys import fingerprint, row_keys
-from gpt2cls.data.labels import label_names, label_numbers, require_labels, standardised
+from gpt2cls.data.labels import (
+    check_choices,
+    label_names,
+    label_numbers,
+    require_labels,
+    standardised,
+)
 from gpt2cls.data.report import Problem
 from gpt2cls.data.rows import Columns, Rows
 from gpt2cls.data.sources import read_source
@@ -56,6 +62,8 @@ class LabelledColumns(Protocol):
     def label(self) -> str: ...
     @property
     def separator(self) -> str | None: ...
+    @property
+    def choices(self) -> str | None: ...
 
 
 def prepare(config: DataConfig, *, base_dir: Path, seed: int) -> Prepared:
@@ -98,13 +106,16 @@ def prepare(config: DataConfig, *, base_dir: Path, seed: int) -> Prepared:
 def columns_of(config: DataConfig) -> Columns:
     """The columns that a data block names."""
     is_number = config.task == "regression"
-    return Columns(config.text, config.label, config.separator, is_number)
+    return Columns(config.text, config.label, config.separator, is_number, config.choices)
 
 
 def _task(rows: Rows, config: DataConfig) -> Task:
     both_orders = config.pair == "both_orders"
     if config.task == "regression":
         return Task("regression", (VALUE,), _is_pair(rows), both_orders)
+    if config.choices is not None:
+        most = check_choices(rows, config.label, config.train)
+        return Task("multiple_choice", tuple(map(str, range(most))), _is_pair(rows))
     names = label_names(rows, config.label, config.train)
     kind: TaskKind = "multi_label" if rows.is_multi_label else "single_label"
     return Task(kind, names, _is_pair(rows), both_orders)
@@ -117,7 +128,7 @@ def read_labelled(source: str, columns: LabelledColumns, task: Task, *, base_dir
         DataError: as `prepare`, and also when a row has a label that the model does not know.
     """
     is_number = task.kind == "regression"
-    wanted = Columns(columns.text, columns.label, columns.separator, is_number)
+    wanted = Columns(columns.text, columns.label, columns.separator, is_number, columns.choices)
     rows = choose(read_source(source, wanted, base_dir=base_dir), "test", source)
     require_labels(rows, columns.label, source)
     _same_kind(rows, task, source)
@@ -220,6 +231,13 @@ def _same_kind(rows: Rows, task: Task, source: str) -> None:
     if _is_pair(rows) != task.is_pair:
         here, there = ("pairs", "single texts") if _is_pair(rows) else ("single texts", "pairs")
         raise DataError(f"{source}: has {here} where the training rows have {there}")
+    if task.kind == "multiple_choice":
+        most = check_choices(rows, "label", source)
+        if most > len(task.labels):
+            raise DataError(
+                f"{source}: has rows with {most} answers, the training rows {len(task.labels)} at "
+                "most; take them out, or train on rows with as many"
+            )
 
 
 def _known(rows: Rows, task: Task) -> tuple[Split, list[str]]:
@@ -244,7 +262,7 @@ def _split(rows: Rows, task: Task) -> Split:
 
 def with_keys(split: Split, task: Task | None = None) -> Split:
     is_ordered = task is None or not task.both_orders
-    return replace(split, keys=row_keys(split.texts, split.pairs, is_ordered=is_ordered))
+    return replace(split, keys=row_keys(split.texts, split.seconds, is_ordered=is_ordered))
 
 
 def _divide(
@@ -263,9 +281,11 @@ def _divide(
 def _held_out(split: Split, share: float, task: Task, seed: tuple[int, int]) -> NDArray[np.bool_]:
     """Which rows are held out: of every class its share; of values, of all."""
     assert split.keys is not None
+    # A context stays on one side, whatever the answers.
+    keys = row_keys(split.texts) if task.kind == "multiple_choice" else split.keys
     is_valued = task.kind == "regression"
     labels = np.zeros(len(split), np.int64) if is_valued else split.labels
-    return hold_out(split.keys, labels, share, seed=seed)
+    return hold_out(keys, labels, share, seed=seed)
 
 
 def _limit(train: Split, num_rows: int | None, task: Task, seed: int) -> tuple[Split | None, Split]:

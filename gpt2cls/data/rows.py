@@ -21,6 +21,9 @@ class Columns:
     is_number: bool = False
     """The label is a number, not the name of a class."""
 
+    choices: str | None = None
+    """The column with lists of answers."""
+
     @property
     def texts(self) -> tuple[str, ...]:
         """The text columns, one or two."""
@@ -29,7 +32,8 @@ class Columns:
     @property
     def wanted(self) -> tuple[str, ...]:
         """Every column to read, the label last."""
-        return self.texts if self.label is None else (*self.texts, self.label)
+        extra = (self.choices, self.label)
+        return (*self.texts, *(name for name in extra if name is not None))
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Rows:
     texts: pa.ChunkedArray
     """large_string, without nulls."""
     pairs: pa.ChunkedArray | None
-    """The second texts; None: the rows are not pairs."""
+    """The second texts; lists of texts: answers to choose from; None: the rows are not pairs."""
     labels: pa.ChunkedArray | None
     """large_string: one label a row; list of large_string: several; float64: a number; None: not
     asked for."""

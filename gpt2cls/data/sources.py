@@ -41,6 +41,8 @@ def read_source(source: str, columns: Columns, *, base_dir: Path) -> dict[str, R
         return {"train": _read_files(located, columns, base_dir)}
     if columns.separator is not None or len(columns.texts) == 2:
         raise DataError(f"{source}: has one text and one label a row; no pairs and no separator")
+    if columns.choices is not None:
+        raise DataError(f"{source}: has no column of answers; leave data.choices out")
     if columns.is_number:
         raise DataError(f"{source}: its labels are names of classes; set data.task to classes")
     if located.kind == "builtin":

@@ -8,10 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from gpt2cls.data.forms import BETWEEN
 from gpt2cls.data.rows import Columns, Origin, Place, Rows
 from gpt2cls.data.stream import MISSING, Chunk, read_chunks, table_format
-from gpt2cls.data.values import TEXT, Values, Where, label_array, number_array, text_array
+from gpt2cls.data.values import (
+    TEXT,
+    TEXTS,
+    Values,
+    Where,
+    choice_array,
+    label_array,
+    number_array,
+    text_array,
+)
 from gpt2cls.errors import DataError
 
 
@@ -22,6 +33,7 @@ class Collected:
     columns: Columns
     texts: list[list[pa.Array]] = field(default_factory=lambda: [[], []])
     labels: list[pa.Array] = field(default_factory=list)
+    answers: list[pa.Array] = field(default_factory=list)
 
     def add(
         self,
@@ -32,6 +44,9 @@ class Collected:
     ) -> None:
         for chunks, name in zip(self.texts, self.columns.texts, strict=False):
             chunks.append(text_array(found[name], name, where))
+        if self.columns.choices is not None:
+            name = self.columns.choices
+            self.answers.append(choice_array(found[name], name, where))
         if self.columns.label is not None:
             name = self.columns.label
             if self.columns.is_number:
@@ -48,13 +63,23 @@ class Collected:
             )
 
     def rows(self, place: Place) -> Rows:
-        is_pair = len(self.columns.texts) == 2
+        texts, pairs = self._texts()
         return Rows(
-            pa.chunked_array(self.texts[0], TEXT),
-            pa.chunked_array(self.texts[1], TEXT) if is_pair else None,
+            texts,
+            pairs,
             None if self.columns.label is None else self._labels(place),
             Origin([place]),
         )
+
+    def _texts(self) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
+        texts = pa.chunked_array(self.texts[0], TEXT)
+        second = pa.chunked_array(self.texts[1], TEXT) if len(self.columns.texts) == 2 else None
+        if self.columns.choices is None:
+            return texts, second
+        if second is not None:
+            between = pa.scalar(BETWEEN, TEXT)
+            texts = pc.binary_join_element_wise(texts, second, between)
+        return texts, pa.chunked_array(self.answers, TEXTS)
 
     def _labels(self, place: Place) -> pa.ChunkedArray:
         kinds = {chunk.type for chunk in self.labels if chunk.null_count < len(chunk)}

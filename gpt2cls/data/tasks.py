@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the model needs Task and no pyarrow
 
     from gpt2cls.data.rows import Origin
 
-TaskKind = Literal["single_label", "multi_label", "regression"]
+TaskKind = Literal["single_label", "multi_label", "regression", "multiple_choice"]
 KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 VALUE = "value"
 
@@ -24,7 +24,8 @@ class Task:
 
     kind: TaskKind
     labels: tuple[str, ...]
-    """Class names, sorted; a label's number is its position. Regression has one, `value`."""
+    """Class names, sorted; a label's number is its position. Regression has one, `value`; multiple
+    choice the numbers of as many answers as a row may have."""
     is_pair: bool
     both_orders: bool = False
     """A pair has no order: the model reads it in both."""
@@ -42,6 +43,8 @@ class Task:
     @property
     def num_sequences(self) -> int:
         """Sequences of tokens that stand for a row, at most."""
+        if self.kind == "multiple_choice":
+            return len(self.labels)
         return 2 if self.both_orders else 1
 
     def to_json(self) -> dict[str, Any]:
@@ -92,7 +95,10 @@ def _fault_of(document: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to train on or to measure with; row i has texts[i], pairs[i] and labels[i]."""
+    """Rows to train on or to measure with; row i has texts[i], pairs[i] and labels[i].
+
+    Where there are answers to choose from, pairs[i] is the list of them.
+    """
 
     texts: "pa.ChunkedArray"
     pairs: "pa.ChunkedArray | None"
@@ -106,9 +112,25 @@ class Split:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def seconds(self) -> "pa.ChunkedArray | None":
+        """The second texts; where they are answers to choose from, those of a row as one text."""
+        return None if self.pairs is None else as_texts(self.pairs)
+
     def where(self, row: int) -> str:
         """For example "train.csv:17"."""
         return f"row {row + 1}" if self.origin is None else self.origin.where(row)
+
+
+def as_texts(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
+    """A column of texts as it is; of lists of texts, one text for each."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_list(column.type):
+        return column
+    parts = [pc.binary_join(chunk, pa.scalar("\n", pa.large_string())) for chunk in column.chunks]
+    return pa.chunked_array(parts, pa.large_string())
 
 
 def joined(first: Split, second: Split) -> Split:

@@ -69,9 +69,17 @@ class TextTokenizer:
         return sha256(text.encode()).hexdigest()
 
     def encode(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        max_length: int,
+        *,
+        keeps_end: bool = False,
     ) -> tuple[list[NDArray[np.int64]], NDArray[np.int32]]:
-        """The ids of every row, at least one and at most `max_length`, and the uncut lengths."""
+        """The ids of every row, at least one and at most `max_length`, and the uncut lengths.
+
+        `keeps_end`: of the first text of a pair that is too long the beginning is cut off.
+        """
         room = max_length - len(self.prefix) - len(self.suffix)
         if room < 1:
             raise ModelError(
@@ -79,7 +87,7 @@ class TextTokenizer:
                 f"{max_length - room} tokens around every text; allow more"
             )
         bodies = self._bodies(texts, pairs)
-        rows = [self._row(first, second, room) for first, second in bodies]
+        rows = [self._row(first, second, room, keeps_end) for first, second in bodies]
         return [row for row, _ in rows], np.array([full for _, full in rows], dtype=np.int32)
 
     def encode_lengths(
@@ -113,14 +121,15 @@ class TextTokenizer:
         return [encoding.ids for encoding in encodings]
 
     def _row(
-        self, first: list[int], second: list[int] | None, room: int
+        self, first: list[int], second: list[int] | None, room: int, keeps_end: bool
     ) -> tuple[NDArray[np.int64], int]:
         if second is None:
             body, full = first[:room], len(first)
         else:
             full = len(first) + 1 + len(second)
             keep_first, keep_second = longest_first(len(first), len(second), max(room - 1, 0))
-            body = [*first[:keep_first], self.sep_id, *second[:keep_second]]
+            begin = len(first) - keep_first if keeps_end else 0
+            body = [*first[begin : begin + keep_first], self.sep_id, *second[:keep_second]]
         if self.is_backward:
             body.reverse()
         ids = [*self.prefix, *body, *self.suffix] or [self.pad_id]

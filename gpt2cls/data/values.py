@@ -72,6 +72,33 @@ def label_array(
     return _split_labels(labels, separator)
 
 
+def choice_array(values: Values, column: str, where: Where) -> pa.Array:
+    """Lists of two texts or more.
+
+    Raises:
+        DataError: a row has none, or something else.
+    """
+    given = _plain(values).to_pylist() if _is_arrow(values) else values
+    wrong = [i for i, value in enumerate(given) if not _is_choice(value)]
+    if wrong:
+        what = given[wrong[0]]
+        found = "is missing" if what is MISSING else f"holds {what!r:.60}"
+        hint = "; a CSV file has no lists: give JSON or Parquet" if isinstance(what, str) else ""
+        raise DataError(
+            f"{some(wrong, where)}: column {column!r} {found} where a list of two texts or more is "
+            f"due{hint}"
+        )
+    return pa.array(given, TEXTS)
+
+
+def _is_choice(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) > 1
+        and all(isinstance(text, str) and _is_whole(text) and "\0" not in text for text in value)
+    )
+
+
 def number_array(values: Values, column: str, where: Where) -> pa.Array:
     """Numbers as float64; null where there is none, or none that is finite.
 

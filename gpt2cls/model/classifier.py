@@ -15,6 +15,7 @@ from gpt2cls.config import ModelConfig
 from gpt2cls.data.tasks import Task
 from gpt2cls.errors import ModelError
 from gpt2cls.model.backbone import Backbone, build_backbone
+from gpt2cls.model.choice_head import ChoiceHead
 from gpt2cls.model.encdec import EncoderDecoder
 from gpt2cls.model.gpt2 import GPT2Backbone, embeddings_alone
 from gpt2cls.model.head import Head, build_head
@@ -51,13 +52,15 @@ class Classifier(nn.Module):
         return self.pooling(self.backbone(tokens_BT, lengths_B), lengths_B)  # type: ignore[no-any-return]
 
     def of_rows(self, of_each_NF: Tensor, is_there_BS: Tensor) -> Tensor:
-        """What the head reads of rows of several sequences: the sum of their vectors.
+        """What the head reads of rows of several sequences.
+
+        That is the sum of their vectors, or [B, S, F] for a head that chooses among them.
 
         Source: Radford et al. 2018, section 3.3 (similarity: both representations, added).
         """
         features_BSF = of_each_NF.new_zeros(*is_there_BS.shape, of_each_NF.shape[1])
         features_BSF[is_there_BS] = of_each_NF
-        return features_BSF.sum(dim=1)
+        return features_BSF if isinstance(self.head, ChoiceHead) else features_BSF.sum(dim=1)
 
     def hidden_below(self, tokens_BT: Tensor, lengths_B: Tensor, block: int | None) -> Tensor:
         """The hidden states [B, T, D] that enter `block` of a GPT-2; None: leave the backbone."""
@@ -148,6 +151,8 @@ def with_new_head(
     pooling = _new_pooling(backbone, config, task)
     if task.kind == "regression":
         return Classifier(backbone, pooling, ValueHead(config, task, pooling.width))
+    if task.kind == "multiple_choice":
+        return Classifier(backbone, pooling, ChoiceHead(config, task, pooling.width))
     head = build_head(config, task, pooling.width, label_counts_C)
     return Classifier(backbone, pooling, head)
 

@@ -47,6 +47,8 @@ class ModelInfo(BaseModel):
     model: ModelConfig
     text: str | tuple[str, str] = "text"
     """The column, or the two columns of a pair."""
+    choices: str | None = None
+    """The column of the answers to choose from."""
     max_length: int = Field(ge=1)
     thresholds: list[float] | None = None
     """Of each label of a multi-label task; None: 0.5."""
@@ -56,6 +58,12 @@ class ModelInfo(BaseModel):
     """Folders of the models whose probabilities are averaged; none: this is one model."""
     sha256: dict[str, str] = {}
     """Of each file; filled in by `save_classifier`."""
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that a prediction reads, that of the answers last."""
+        texts = (self.text,) if isinstance(self.text, str) else self.text
+        return texts if self.choices is None else (*texts, self.choices)
 
     @model_validator(mode="after")
     def _every_label_has_a_threshold(self) -> "ModelInfo":

@@ -67,7 +67,10 @@ class Classification:
     ) -> dict[str, float]:
         """The loss and quick metrics of logits of the validation rows."""
         labels = self.validation_labels
-        if not bool(logits_NC.isfinite().all()):
+        is_right_NC = logits_NC.isfinite()
+        if self.task.kind == "multiple_choice":
+            is_right_NC |= logits_NC.isneginf()  # an answer that is not there
+        if not bool(is_right_NC.all()):
             return {"loss": math.nan}  # never the best
         with torch.no_grad():
             loss = self.objective.loss_of_logits(logits_NC, label_tensor(labels))

@@ -26,6 +26,7 @@ from gpt2cls.data.batches import (
     as_tensor,
     read_lengths,
 )
+from gpt2cls.model.choice_head import ChoiceHead
 from gpt2cls.model.gpt2 import GPT2Backbone
 from gpt2cls.model.pooling import token_mask
 from gpt2cls.training.compute import Compute
@@ -102,7 +103,8 @@ def kept_features(
     if isinstance(depth, int) and not isinstance(model.backbone, GPT2Backbone):
         tell("this backbone cannot be cut at a block: what is frozen is computed in every step")
         return source
-    if isinstance(source, SequenceRows) and depth != "pooled":
+    is_summed = not isinstance(model.head, ChoiceHead)
+    if isinstance(source, SequenceRows) and not (depth == "pooled" and is_summed):
         tell("rows of several sequences: what is frozen is computed in every step")
         return source
     kept, ranks = _kept(model, source, depth, compute.precision), compute.ranks
