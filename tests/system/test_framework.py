@@ -209,10 +209,8 @@ def test_a_version_that_was_taken_away_is_made_again(
     assert version["aliases"] == ["champion"]
 
 
-def test_a_kill_in_the_third_stage_costs_neither_of_the_first_two(
-    commands: Commands, done: dict[str, Any]
-) -> None:
-    lively = {"epochs": 100, "freeze": "none", "checkpoint_every": "5 steps"}
+def test_a_kill_in_the_third_stage_costs_neither_of_the_first_two(commands: Commands) -> None:
+    lively = {"epochs": 30, "freeze": "none", "checkpoint_every": "5 steps"}
     job = write_framework(commands, "killed", **lively)
     other = "stages.language.job.train.seed=1"  # else both are there already
     with commands.started("run", job, "-s", other, "--json") as process:
