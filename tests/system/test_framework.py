@@ -17,7 +17,7 @@ from test_pipeline import by_name, events, wait_for_stage, write_rows
 from gpt2cls.data.rows import Columns
 from gpt2cls.data.sources import read_source
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 STAGES = ["prepare", "language", "probe", "label", "tuned", "deploy"]
 QUICK = {"precision": "fp32", "batch_size": 16}
 ONE_CORE = {"cpus_per_worker": 1}
