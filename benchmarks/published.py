@@ -28,7 +28,18 @@ from jobs.models import open_registry
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
 MARK = "<!-- What follows is written by benchmarks/published.py -->"
+NOT_RUN = "not run"
 Settings = dict[str, Any]
+
+
+LABELS = """\
+The language model is a GPT-2 of 4 layers x 256 with 8,000 entries (recipes/pretrain-
+small.yaml): 22 million tokens of WikiText-2, AG News and IMDb, perplexity 46.9 and 1.57 bits
+per byte on held-out WikiText-2 and AG News. The tuned one read AG News' training texts twice
+more (recipes/pretrain-ag-small.yaml). Percent on the official 7,600 test rows; +- is the 95% t
+interval over three seeds, each with other labels. Pre-training holds as published: the fewer
+labels, the more it gives. With 100 labels it is ahead of TF-IDF too, with 500 no more than
+level with it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,8 @@ class Table:
     one_seed: tuple[str, ...] = ()
     """Columns that have one seed."""
     more: Settings = field(default_factory=dict)
+    baseline: str | None = None
+    """A metric that the runs of the first row have of TF-IDF and logistic regression."""
 
     def jobs(self) -> list[Settings]:
         """The settings of each job, in the order they are run."""
@@ -85,9 +98,10 @@ def tables(
             },
             few,
             "test/accuracy",
-            "",
+            LABELS,
             one_seed=("13,521 (all)",),
             more={"model.tokenizer": language},
+            baseline="baseline/tfidf/accuracy",
         ),
         "schemes": Table(
             "ULMFiT: unfreezing, discriminative rates, schedule (AG News, validation accuracy)",
@@ -185,7 +199,7 @@ def _client() -> Any:
     return open_registry(from_environment())
 
 
-def values(table: Table, row: Settings, column: Settings, seeds: int) -> list[float]:
+def values(table: Table, row: Settings, column: Settings, seeds: int, metric: str) -> list[float]:
     """The metric of each seed's run; those that are missing are left out."""
     numbers = []
     for seed in range(seeds):
@@ -193,8 +207,8 @@ def values(table: Table, row: Settings, column: Settings, seeds: int) -> list[fl
         run = found(table, settings if table.is_sweep else {**settings, **row})
         if run is not None and table.is_sweep:
             run = _trial(run, row)
-        if run is not None and table.metric in run.data.metrics:
-            numbers.append(run.data.metrics[table.metric])
+        if run is not None and metric in run.data.metrics:
+            numbers.append(run.data.metrics[metric])
     return numbers
 
 
@@ -207,7 +221,7 @@ def _trial(sweep: Any, row: Settings) -> Any:
 def interval(numbers: list[float]) -> str:
     """Mean and the half width of its 95% t interval over the seeds, in percent."""
     if not numbers:
-        return "not run"
+        return NOT_RUN
     mean = 100 * float(np.mean(numbers))
     if len(numbers) < 2:
         return f"{mean:.1f} (one seed)"
@@ -217,21 +231,27 @@ def interval(numbers: list[float]) -> str:
 
 def write(chosen: list[Table]) -> None:
     lines = [PAGE.read_text(encoding="utf-8").partition(MARK)[0].rstrip(), "", MARK]
+    names = {table.title: name for name, table in tables().items()}
     for table in chosen:
-        lines += ["", f"## {table.title}", "", _row(["", *table.columns]), "|" + " --- |" * (
-            len(table.columns) + 1
-        )]  # fmt: skip
-        for name, row in table.rows.items():
-            cells = [
-                interval(values(table, row, column, 1 if c in table.one_seed else table.seeds))
-                for c, column in table.columns.items()
-            ]
-            lines.append(_row([name, *cells]))
+        rows = [[name, *_cells(table, row, table.metric)] for name, row in table.rows.items()]
+        if table.baseline is not None:
+            cells = _cells(table, next(iter(table.rows.values())), table.baseline)
+            rows.insert(0, ["TF-IDF and logistic regression", *cells])
+        if all(cell == NOT_RUN for row in rows for cell in row[1:]):
+            continue
+        rule = "|" + " --- |" * (len(table.columns) + 1)
+        lines += ["", f"## {table.title}", "", _row(["", *table.columns]), rule, *map(_row, rows)]
         lines += ["", *([table.words, ""] if table.words else [])]
-        command = next(name for name, t in tables().items() if t.title == table.title)
-        lines.append(f"`python benchmarks/published.py run --only {command}`")
+        lines.append(f"`python benchmarks/published.py run --only {names[table.title]}`")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"written: {os.path.relpath(PAGE)}")
+
+
+def _cells(table: Table, row: Settings, metric: str) -> list[str]:
+    return [
+        interval(values(table, row, column, 1 if name in table.one_seed else table.seeds, metric))
+        for name, column in table.columns.items()
+    ]
 
 
 def _row(cells: list[str]) -> str:
