@@ -33,13 +33,13 @@ Settings = dict[str, Any]
 
 
 LABELS = """\
-The language model is a GPT-2 of 4 layers x 256 with 8,000 entries (recipes/pretrain-
-small.yaml): 22 million tokens of WikiText-2, AG News and IMDb, perplexity 46.9 and 1.57 bits
-per byte on held-out WikiText-2 and AG News. The tuned one read AG News' training texts twice
-more (recipes/pretrain-ag-small.yaml). Percent on the official 7,600 test rows; +- is the 95% t
-interval over three seeds, each with other labels. Pre-training holds as published: the fewer
-labels, the more it gives. With 100 labels it is ahead of TF-IDF too, with 500 no more than
-level with it."""
+The language model is a GPT-2 of 4 layers x 256 with 8,000 entries
+(recipes/pretrain-small.yaml): 22 million tokens of WikiText-2, AG News and IMDb, perplexity
+46.9 and 1.57 bits per byte on held-out WikiText-2 and AG News. The tuned one read AG News'
+training texts twice more (recipes/pretrain-ag-small.yaml). Percent on the official 7,600 test
+rows; +- is the 95% t interval over three seeds, each with other labels. Pre-training holds as
+published: the fewer labels, the more it gives. With 100 labels it is ahead of TF-IDF too, with
+500 no more than level with it."""
 
 
 @dataclass(frozen=True)
