@@ -18,7 +18,6 @@ from gpt2cls.data import cache
 from gpt2cls.data.tasks import Split
 from gpt2cls.data.token_stream import encode_stream
 from gpt2cls.errors import ModelError
-from gpt2cls.model.language_folder import LanguageInfo, read_language_info
 from gpt2cls.pretrained import find_pretrained, weight_files
 from gpt2cls.training.payload import RankPayload
 from jobs.backbones import fetched
@@ -27,6 +26,7 @@ from jobs.spec import FinetuneJob, SweepJob
 from jobs.training import train
 
 if TYPE_CHECKING:
+    from gpt2cls.model.language_folder import LanguageInfo
     from jobs.attempt import Attempt, Ready
 
 J = TypeVar("J", bound=FinetuneJob | SweepJob)
@@ -72,7 +72,6 @@ def tuned_language(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Read
         # A sweep has a Ray for its trials, also where each has one worker.
         ray = None if job.cluster.workers == 1 else attempt.ray
         train(payload, job.cluster, ray, attempt.log)
-        # Not before: it imports torch, which the driver of ranks elsewhere does not need.
         from jobs.publish_language import save_best
 
         info = save_best(payload, ready.tokenizer, folder)
@@ -87,7 +86,10 @@ def tuned_language(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Read
     return folder
 
 
-def _read(folder: Path) -> LanguageInfo | None:
+def _read(folder: Path) -> "LanguageInfo | None":
+    # Only here: it imports torch, which the driver of ranks elsewhere need not have.
+    from gpt2cls.model.language_folder import read_language_info
+
     try:
         return read_language_info(folder)
     except ModelError:  # not there, or not whole: it is made

@@ -105,13 +105,6 @@ def test_it_asks_a_cluster_for_its_workers(place):
     assert (ask.workers, ask.cpus_per_worker) == (2, 3)
 
 
-def test_a_sweep_says_that_it_takes_no_registered_model(place, capfd):
-    text = "kind: sweep\nname: x\ndata: {train: bbc-news}\nmodel: {backbone: models:/lm@champion}\n"
-    (problem,) = refused(capfd, text)["problems"]
-    assert problem["field"] == "model.backbone"
-    assert "no registered model" in problem["allowed"]
-
-
 @pytest.mark.parametrize(
     ("bits", "beats", "alias"),
     [(1.0, True, "champion"), (2.0, True, "challenger"), (2.0, False, "champion")],
