@@ -211,7 +211,7 @@ def test_a_test_split_whose_labels_are_withheld_is_no_test_split(saved):
 
 def test_rows_to_measure_a_model_on_have_the_numbers_of_its_task(tmp_path):
     write_csv(tmp_path, ["b", "c"], "other.csv")
-    columns = SimpleNamespace(text="text", label="label", separator=None)
+    columns = SimpleNamespace(text="text", label="label", separator=None, choices=None)
     task = Task("single_label", ("a", "b", "c"), False)
     split = read_labelled("other.csv", columns, task, base_dir=tmp_path)
     assert split.labels.tolist() == [1, 2]

@@ -111,6 +111,12 @@ def test_a_large_corpus_is_sampled_over_its_whole_length(monkeypatch):
     assert sample.count("aaaa") == sample.count("bbbb")
 
 
+def test_of_one_long_text_more_than_its_beginning_is_read():
+    text = "the cat sat on the mat " * 1_000 + "a quokka slept " * 2_000
+    tokenizer = trained([text]).tokenizer
+    assert len(tokenizer.encode(" quokka").ids) == 1
+
+
 def test_a_saved_tokenizer_is_read_back_equal(tmp_path):
     tokenizer = trained()
     tokenizer.save(tmp_path)

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from jobs.names import check_job_id
-from jobs.search import METRICS, METRICS_TO_RAISE
+from jobs.search import METRICS, METRICS_OF_VALUES, METRICS_TO_RAISE
 from jobs.spec import FinetuneJob, SweepJob, dump
 from jobs.trial_job import TrialError, trial_job, worst_cases
 
@@ -107,10 +107,13 @@ def test_the_number_of_trials(space, search, count):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_metric_decides_whether_more_is_better(metric):
-    search = sweep(search={"metric": f"eval/{metric}"}).search
+    task = "regression" if metric in METRICS_OF_VALUES else "classes"
+    data = {"train": "scores.csv", "task": task}
+    search = sweep(data=data, search={"metric": f"eval/{metric}"}).search
     assert search.metric == metric
     assert search.best_mode == ("max" if metric in METRICS_TO_RAISE else "min")
-    assert sweep(search={"metric": metric, "mode": search.best_mode}).search.mode is not None
+    given = {"metric": metric, "mode": search.best_mode}
+    assert sweep(data=data, search=given).search.mode is not None
 
 
 @pytest.mark.parametrize("searcher", ["random", "optuna"])

@@ -16,12 +16,14 @@ from gpt2cls.data.tokenizer import TextTokenizer
 END, SEPARATOR = "<|endoftext|>", "<|sep|>"
 _TRAIN_CHARS = 20_000_000
 _TRAIN_CHARS_OF_A_TEXT = 10_000
+_TRAIN_CHARS_OF_FEW_TEXTS = 2_000_000
+"""Of all of them together at least, where there are so many: a corpus may be one long text."""
 
 
 def trained_tokenizer(vocab_size: int, train: Split, cache_dir: Path) -> TextTokenizer:
     """The tokenizer of these texts; trained once per set of texts and vocabulary size."""
     columns = [train.texts] if train.seconds is None else [train.texts, train.seconds]
-    key = sha256(f"bpe 1 {vocab_size} {[hash_texts(c) for c in columns]}".encode()).hexdigest()[:32]
+    key = sha256(f"bpe 2 {vocab_size} {[hash_texts(c) for c in columns]}".encode()).hexdigest()[:32]
     folder = cached_folder(
         cache_dir / "tokenizers", key, lambda made: train_bpe(columns, vocab_size).save(made)
     )
@@ -49,8 +51,10 @@ def train_bpe(columns: list[pa.ChunkedArray], vocab_size: int) -> TextTokenizer:
 def _sample(columns: list[pa.ChunkedArray]) -> Iterator[list[str]]:
     num_chars = sum(pc.sum(pc.utf8_length(c)).as_py() or 0 for col in columns for c in col.chunks)
     stride = -(-num_chars // _TRAIN_CHARS) or 1
+    num_texts = sum(len(column) for column in columns)
+    most = max(_TRAIN_CHARS_OF_A_TEXT, stride * _TRAIN_CHARS_OF_FEW_TEXTS // max(num_texts, 1))
     for column in columns:
         for start in range(0, len(column), stride * 1000):
             rows = pa.array(np.arange(start, min(start + stride * 1000, len(column)), stride))
-            texts = pc.utf8_slice_codeunits(column.take(rows), 0, _TRAIN_CHARS_OF_A_TEXT)
+            texts = pc.utf8_slice_codeunits(column.take(rows), 0, most)
             yield [text or "" for text in texts.to_pylist()]
