@@ -70,7 +70,8 @@ def test_jobs_start_in_the_order_of_priority_as_far_as_there_is_room(world):
     controller = world.controller()
     world.round(controller)
     assert world.states(low, high, middle) == ["QUEUED", "STARTING", "STARTING"]
-    assert world.ray.accepted == [f"{high}-a1", f"{middle}-a1"]
+    # Handed over side by side: which of the two arrives first is not said.
+    assert sorted(world.ray.accepted) == sorted([f"{high}-a1", f"{middle}-a1"])
     assert "1 CPU" in controller.why[low]
 
 
