@@ -81,7 +81,8 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
 
 
 def _said(options: argparse.Namespace) -> str:
-    return f"--rounds {options.rounds} --rows {options.rows}"
+    sizes = " ".join(map(str, options.sizes))
+    return f"--rounds {options.rounds} --rows {options.rows} --sizes {sizes}"
 
 
 def _take_turns(spec: dict[str, Any], rounds: int) -> dict[str, list[Outcome]]:

@@ -102,6 +102,7 @@ def test_a_cluster_without_a_row_is_not_computed():
 
 def test_the_temperature_divides_the_logits_of_the_root_and_of_each_cluster():
     cold, warm = head(temperature=1.0), head(temperature=4.0)
+    cold.load_state_dict(warm.state_dict())  # weights begin as the temperature asks for
     with torch.no_grad():
         for layer in (cold.softmax.root.weight, cold.softmax.root.bias):
             layer /= 4
@@ -159,6 +160,17 @@ def test_the_floor_holds_for_thousands_of_labels_too():
     p_BC = made.probabilities(made(features_BF, none_cut_B))
     assert p_BC.min() >= floor
     torch.testing.assert_close(p_BC.sum(dim=1), torch.ones(3))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_all_labels_begin_about_as_likely_as_each_other(temperature):
+    config = ModelConfig(backbone="gpt2-tiny", head="adaptive", temperature=temperature)
+    torch.manual_seed(0)
+    fresh = build_head(config, MANY, WIDTH, counts()).eval()
+    features_BF, none_cut_B, _ = rows(3)
+    with torch.no_grad():
+        p_BC = fresh(torch.zeros_like(features_BF), none_cut_B).exp()
+    torch.testing.assert_close(p_BC, torch.full_like(p_BC, 1 / NUM_LABELS))
 
 
 def of(num_labels: int, kind: str = "single_label") -> Task:

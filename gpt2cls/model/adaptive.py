@@ -58,6 +58,16 @@ class AdaptiveSoftmax(nn.Module):
             for i, size in enumerate(sizes, start=1)
         )
 
+    def weigh_clusters(self, temperature: float) -> None:
+        """Let all labels begin as likely as each other, at this temperature.
+
+        Without it a cluster of thousands begins with the probability of one frequent label, and
+        the first hundreds of steps go into the entries of the clusters.
+        """
+        sizes = torch.tensor(np.diff(self.cutoffs), dtype=torch.float32)
+        with torch.no_grad():
+            self.root.bias[self.cutoffs[0] :] = temperature * sizes.log()
+
     def log_probabilities(self, features_BF: Tensor, heat_B1: Tensor) -> Tensor:
         """Of all labels, [B, C]; each softmax divides its logits by `heat_B1`."""
         root_BR = (self.root(features_BF) / heat_B1).log_softmax(dim=1)

@@ -109,6 +109,7 @@ class AdaptiveHead(Head):
         super().__init__(config, task)
         num_labels = len(task.labels)
         self.softmax = AdaptiveSoftmax(num_features, cutoffs_of(num_labels))
+        self.softmax.weigh_clusters(config.temperature)
         # Without counts a file will say it.
         counts_C = np.zeros(num_labels, np.int64) if counts_C is None else counts_C
         # A label keeps its number outside; this is its place within, the most frequent at 0.
