@@ -43,10 +43,10 @@ published: the fewer labels, the more it gives. With 100 labels it is ahead of T
 
 
 SCHEMES = """\
-From the tuned language model; the best of the epochs measured, on the 1,001 validation rows, so the
-numbers flatter alike. Discriminative rates gain 3 to 4 points with either scheme, as published; with
-them the schedule does not matter here, and neither gradual unfreezing nor chain-thaw is ahead of all layers at once:
-the intervals overlap."""
+From the tuned language model; the best of the epochs measured, on the 1,001 validation rows, so
+the numbers flatter alike. Discriminative rates gain 3 to 4 points with either scheme, as
+published; with them the schedule does not matter here, and neither gradual unfreezing nor
+chain-thaw is ahead of all layers at once: the intervals overlap."""
 
 
 @dataclass(frozen=True)
