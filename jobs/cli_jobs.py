@@ -40,7 +40,7 @@ def show(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
 @verb
 def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
     """Go on with a job that was stopped, failed or killed."""
-    from jobs.cli_run import show_end
+    from jobs.cli_run import show_end, show_pipeline
 
     surroundings = from_environment()
     if surroundings.controller_uri is not None:
@@ -54,30 +54,12 @@ def resume(job: JobId, json: Json = False, debug: Debug = False) -> Answer:
         ended = go_on(found, surroundings)
         return Answer(ended, lambda out: show_winner(ended, out))
     _refuse_to_resume(found, surroundings.home.job_dir(found.id))
-    if found.kind == "pipeline":
-        from jobs.cli_run import show_pipeline
-        from jobs.pipeline import resume_pipeline
 
-        done = resume_pipeline(found.id, surroundings, messages())
-        return Answer(done, lambda out: show_pipeline(done, out))
+    from jobs.attempts import resume as go_on_with
 
-    if found.kind == "pretrain":
-        from jobs.pretrain import resume_pretrain
-
-        document = resume_pretrain(found.id, surroundings, messages())
-    elif found.kind == "ensemble":
-        from jobs.ensemble import resume_ensemble
-
-        document = resume_ensemble(found.id, surroundings, messages())
-    elif found.kind == "deploy":
-        from jobs.deploy import resume_deploy
-
-        document = resume_deploy(found.id, surroundings, messages())
-    else:
-        from jobs.finetune import resume_finetune
-
-        document = resume_finetune(found.id, surroundings=surroundings, console=messages())
-    return Answer(document, lambda out: show_end(document, out))
+    document = go_on_with(found, surroundings)
+    shown = show_pipeline if found.kind == "pipeline" else show_end
+    return Answer(document, lambda out: shown(document, out))
 
 
 @verb
@@ -145,11 +127,12 @@ def _refuse_to_resume(job: "Job", folder: Path) -> None:
     """
     from pydantic import ValidationError
 
+    from jobs.attempts import RESUMED
     from jobs.spec import KINDS
     from jobs.states import State, may_change
     from jobs.store import why_not_started
 
-    if job.kind not in ("finetune", "pretrain", "deploy", "pipeline"):
+    if job.kind not in RESUMED:
         raise RequestError(f"job {job.id} is of kind {job.kind}, which starts anew: run it again")
     if not may_change(job.state, State.RUNNING, by_resume=True):
         raise RequestError(why_not_started(job))

@@ -59,6 +59,8 @@ def _run(
         document = run_pipeline(file.text, job, base_dir, surroundings, say)
         return document, show_pipeline
     if isinstance(job, EnsembleJob):
+        for model in job.models:
+            refuse_early(model, base_dir)
         refuse_if_unwritable(surroundings.home)
 
         from jobs.ensemble import run_ensemble

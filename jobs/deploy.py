@@ -21,7 +21,6 @@ from jobs.registry import Registered, register, run_on_server, version_with
 from jobs.serve import difference_when_served
 from jobs.spec_uses import DeployJob
 from jobs.spool import write_json
-from jobs.store import Store
 from jobs.tables import metrics_table
 from jobs.tracking import connect, patiently
 
@@ -43,15 +42,6 @@ def run_deploy(
     """
     job_id = new_job(text, job, base_dir, surroundings)
     return attempt_deploy(job_id, job, surroundings, console)
-
-
-def resume_deploy(job_id: str, surroundings: Surroundings, console: Console) -> dict[str, Any]:
-    """Begin again what was stopped, failed or killed, in the same MLflow run."""
-    store = Store(surroundings.home)
-    row = store.get(job_id)
-    job = DeployJob.model_validate(row.spec)
-    store.start(row.id, by_resume=True)
-    return attempt_deploy(row.id, job, surroundings, console)
 
 
 def attempt_deploy(

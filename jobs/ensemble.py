@@ -20,7 +20,6 @@ from jobs.evaluate import fingerprint_for, rows_for
 from jobs.models import model_folder
 from jobs.spec_uses import EnsembleJob
 from jobs.spool import write_json
-from jobs.store import Store
 from jobs.tables import metrics_table
 
 if TYPE_CHECKING:
@@ -60,18 +59,6 @@ def attempt_ensemble(
 ) -> dict[str, Any]:
     """Begin a job that is written down, or begin it again: nothing of it takes long."""
     return _run(job_id, job, surroundings, console, None, tell)
-
-
-def resume_ensemble(job_id: str, surroundings: Surroundings, console: Console) -> dict[str, Any]:
-    """Do again what a killed job did, in the same MLflow run.
-
-    Raises:
-        RequestError: there is no such job, or its state does not allow it.
-    """
-    store = Store(surroundings.home)
-    row = store.get(job_id)
-    store.start(row.id, by_resume=True)
-    return attempt_ensemble(row.id, EnsembleJob.model_validate(row.spec), surroundings, console)
 
 
 def _run(

@@ -22,7 +22,6 @@ from jobs.backbones import pinned
 from jobs.inputs import payload_of, write_labels
 from jobs.plan import num_cores, threads_per_worker
 from jobs.spec import FinetuneJob
-from jobs.store import Store
 from jobs.training import ray_for, train
 from jobs.tune_language import with_ready_backbone
 
@@ -56,19 +55,6 @@ def run_finetune(
         watch=watch,
         ready=ready,
     )
-
-
-def resume_finetune(job_id: str, surroundings: Surroundings, console: Console) -> dict[str, Any]:
-    """Go on with a job that was stopped, failed or killed, in the same MLflow run.
-
-    Raises:
-        RequestError: there is no such job, or its state does not allow it.
-    """
-    store = Store(surroundings.home)
-    row = store.get(job_id)
-    job = FinetuneJob.model_validate(row.spec)
-    store.start(row.id, by_resume=True)
-    return attempt_finetune(row.id, job, surroundings, console)
 
 
 def attempt_finetune(

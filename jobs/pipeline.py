@@ -49,7 +49,6 @@ from jobs.spool import write_json
 from jobs.stage_condition import decide
 from jobs.stage_store import RESULT, Made, address_of, find, forget, keep
 from jobs.stage_work import MADE_DIR, StageTask, files_of, task_of, with_paths
-from jobs.store import Store
 
 ADDRESS_FILE = "address"
 
@@ -64,19 +63,6 @@ def run_pipeline(
     """
     job_id = new_job(text, job, base_dir, surroundings)
     return attempt_pipeline(job_id, job, surroundings, console)
-
-
-def resume_pipeline(job_id: str, surroundings: Surroundings, console: Console) -> dict[str, Any]:
-    """Go on at the stage where a pipeline was stopped, failed or killed.
-
-    Raises:
-        RequestError: there is no such job, or its state does not allow it.
-    """
-    store = Store(surroundings.home)
-    row = store.get(job_id)
-    job = PipelineJob.model_validate(row.spec)
-    store.start(row.id, by_resume=True)
-    return attempt_pipeline(row.id, job, surroundings, console)
 
 
 def attempt_pipeline(

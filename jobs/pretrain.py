@@ -19,7 +19,6 @@ from jobs.backbones import fetched, pinned
 from jobs.plan import num_cores, threads_per_worker
 from jobs.spec import PretrainJob
 from jobs.spool import write_json
-from jobs.store import Store
 from jobs.tables import metrics_table, plain_table
 from jobs.training import ray_for, train
 
@@ -63,19 +62,6 @@ def run_pretrain(
         ray=ray,
         watch=watch,
     )
-
-
-def resume_pretrain(job_id: str, surroundings: Surroundings, console: Console) -> dict[str, Any]:
-    """Go on with a job that was stopped, failed or killed, in the same MLflow run.
-
-    Raises:
-        RequestError: there is no such job, or its state does not allow it.
-    """
-    store = Store(surroundings.home)
-    row = store.get(job_id)
-    job = PretrainJob.model_validate(row.spec)
-    store.start(row.id, by_resume=True)
-    return attempt_pretrain(row.id, job, surroundings, console)
 
 
 def attempt_pretrain(

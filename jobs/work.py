@@ -23,15 +23,14 @@ from jobs.attempt_files import (
     say_end,
     say_started,
 )
-from jobs.console import console_of
+from jobs.attempts import attempt
 from jobs.errors import JobFailed, JobStopped, JobUnplaced
-from jobs.job_folder import RESOLVED_FILE, base_dir_of
+from jobs.job_folder import RESOLVED_FILE
 from jobs.lifecycle import End
 from jobs.logs import captured
 from jobs.masking import mask
 from jobs.rank_files import ATTEMPTS_FILE
-from jobs.spec import KINDS, AnyJob, FinetuneJob, PipelineJob, PretrainJob, SweepJob
-from jobs.spec_uses import DeployJob, EnsembleJob, EvaluateJob, PredictJob, PrepareJob
+from jobs.spec import KINDS, AnyJob, FinetuneJob, PretrainJob, SweepJob
 from jobs.spool import write_json
 from jobs.states import State
 from jobs.verb import write_crash_log
@@ -107,90 +106,8 @@ def _kinds(job_dir: Path, num_lost: int) -> _Work:
         left = max(job.cluster.retries - num_lost, 0)
         cluster = job.cluster.model_copy(update={"retries": left})
         job = job.model_copy(update={"cluster": cluster})
-    return partial(_WORK[type(job)], job)
+    return partial(attempt, job)
 
-
-def _finetune(job: FinetuneJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
-    from jobs.finetune import attempt_finetune
-
-    return attempt_finetune(job_id, job, surroundings, console_of(sys.stderr), tell)
-
-
-def _pretrain(job: PretrainJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
-    from jobs.pretrain import attempt_pretrain
-
-    return attempt_pretrain(job_id, job, surroundings, console_of(sys.stderr), tell)
-
-
-def _sweep(job: SweepJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
-    from jobs.sweep import attempt_sweep
-
-    return attempt_sweep(job_id, job, surroundings, console_of(sys.stderr), tell)
-
-
-def _pipeline(job: PipelineJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
-    from jobs.pipeline import attempt_pipeline
-
-    return attempt_pipeline(job_id, job, surroundings, console_of(sys.stderr), tell)
-
-
-def _ensemble(job: EnsembleJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
-    from jobs.ensemble import attempt_ensemble
-
-    return attempt_ensemble(job_id, job, surroundings, console_of(sys.stderr), tell)
-
-
-def _evaluate(job: EvaluateJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
-    from jobs.evaluate import run_evaluate
-
-    return run_evaluate(
-        job.model,
-        job.data,
-        base_dir=base_dir_of(surroundings.home.job_dir(job_id)),
-        surroundings=surroundings,
-        console=console_of(sys.stderr),
-    )
-
-
-def _deploy(job: DeployJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
-    from jobs.deploy import attempt_deploy
-
-    return attempt_deploy(job_id, job, surroundings, console_of(sys.stderr), tell)
-
-
-def _prepare(job: PrepareJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
-    from jobs.prepare import run_prepare
-
-    base_dir = base_dir_of(surroundings.home.job_dir(job_id))
-    return run_prepare(job, base_dir=base_dir, console=console_of(sys.stderr))
-
-
-def _predict(job: PredictJob, job_id: str, surroundings: Surroundings, tell: Any) -> Any:
-    from jobs.predict import run_predict
-
-    return run_predict(
-        job.model,
-        job.input,
-        job.output,
-        base_dir=base_dir_of(surroundings.home.job_dir(job_id)),
-        surroundings=surroundings,
-        console=console_of(sys.stderr),
-        spreadsheet_safe=job.spreadsheet_safe,
-        low_confidence=job.low_confidence,
-    )
-
-
-_WORK: dict[type, Callable[..., dict[str, Any]]] = {
-    FinetuneJob: _finetune,
-    PretrainJob: _pretrain,
-    SweepJob: _sweep,
-    EnsembleJob: _ensemble,
-    PipelineJob: _pipeline,
-    EvaluateJob: _evaluate,
-    PrepareJob: _prepare,
-    DeployJob: _deploy,
-    PredictJob: _predict,
-}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import shutil
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,47 @@ def test_the_trials_of_a_sweep_build_on_registered_versions_and_on_one_tuned_on_
     assert len([*(commands.home / "cache" / "languages").iterdir()]) == 1
 
 
+def test_a_kill_while_the_language_model_is_tuned_changes_nothing(
+    commands: Commands, done: dict[str, Any]
+) -> None:
+    job = write_job(
+        commands.folder / "tuned.yaml",
+        name="tuned",
+        data={"train": "rows.csv", "test": 0.2, "max_length": 16},
+        model={"backbone": "models:/language/1", "pooling": "mean"},
+        train={"epochs": 1, "lr": 1.0e-3, "precision": "fp32", "batch_size": 8, "lm_epochs": 60,
+               "checkpoint_every": "20 steps"},
+    )  # fmt: skip
+    tuned = commands.home / "cache" / "languages"
+    before = {*tuned.glob("*")}
+
+    def step_60() -> Path | None:
+        events = commands.home.glob("jobs/tuned-*/language/events.jsonl")
+        return next((path for path in events if last_step(path) >= 60), None)
+
+    with commands.started("run", str(job)) as process:
+        folder = wait_for(step_60).parent.parent
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert {*tuned.glob("*")} == before
+    commands.json("resume", folder.name)
+    assert "from the checkpoint of step" in (folder / "job.log").read_text()
+    (made,) = {*tuned.glob("*")} - before
+    resumed = (made / "model.safetensors").read_bytes()
+    shutil.rmtree(made)
+    commands.json("run", str(job))
+    assert (made / "model.safetensors").read_bytes() == resumed
+
+
+def wait_for(found: Callable[[], Path | None]) -> Path:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (path := found()) is not None:
+            return path
+        time.sleep(0.02)
+    raise AssertionError("it did not come so far")
+
+
 def test_the_folder_is_a_backbone_too_and_learning_goes_on_from_it(
     commands: Commands, done: dict[str, Any]
 ) -> None:
@@ -193,7 +236,13 @@ def test_a_forward_and_a_backward_classifier_are_one_registered_model(
                 "data": {"test": "rows.csv"}, "register": {"model": "both"}}  # fmt: skip
     path = commands.folder / "both.yaml"
     path.write_text(json.dumps(settings))
-    document = commands.json("run", str(path))
+    with commands.started("run", str(path)) as process:
+        folder = wait_for(
+            lambda: next(commands.home.glob("jobs/both-*/resolved.json"), None)
+        ).parent
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    document = commands.json("resume", folder.name)
     assert set(document["members"]) == {*models}
     assert document["model"] == {"name": "both", "version": 1, "alias": "champion"}
     assert commands.mlflow().get_run(document["run_id"]).info.status == "FINISHED"
