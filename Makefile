@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: run test check system faults bench clean
+.PHONY: run test lint check system faults bench clean
 
 run: .venv/.runtime  ## train, register and show a news classifier
 	$(BIN)/gpt2cls run recipes/bbc-news-small.yaml
@@ -11,11 +11,13 @@ run: .venv/.runtime  ## train, register and show a news classifier
 test: .venv/.dev  ## unit and system tests
 	$(BIN)/python -m pytest -m "not faults and not gpu"
 
-check: .venv/.dev  ## format, lint, types, import directions, unit tests
+lint: .venv/.dev  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint  ## the same and the unit tests
 	$(BIN)/python -m pytest -q -m "not system and not faults and not gpu"
 
 system: .venv/.dev  ## whole commands with a local Ray and MLflow server

@@ -262,7 +262,7 @@ def measure_and_register(
     with attempt.watch.stage("test"):
         outcome = measure(prepared, ready.tokenizer, payload, job, attempt.dir)
     rows = f"{outcome.table['rows']:,} {outcome.split} rows"
-    log.show(metrics_table(outcome.table, outcome.baselines, f"{job.name}: {rows}"))
+    log.show(metrics_table(outcome.table, outcome.beside, f"{job.name}: {rows}"))
     record.metrics(outcome.points(), step=outcome.step)
     document = {"job_id": attempt.job_id, **outcome.document()}
     with attempt.watch.stage("register"):

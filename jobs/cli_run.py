@@ -234,7 +234,9 @@ def show_result(document: dict[str, Any], out: "Console") -> None:
     split = "test" if document.get("test") else "validation"
     measured = document.get(split) or {}
     title = f"job {document['job_id']}, {split} split"
-    out.print(metrics_table(measured, document.get("baselines") or {}, title))
+    flatters = document.get("validation") if split == "test" else None
+    beside = {"on validation": flatters} if flatters else {}
+    out.print(metrics_table(measured, beside | (document.get("baselines") or {}), title))
     show_end(document, out)
 
 

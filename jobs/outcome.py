@@ -63,6 +63,12 @@ class Outcome:
     def table(self) -> dict[str, Any]:
         return self.validation if self.test is None else self.test
 
+    @property
+    def beside(self) -> dict[str, dict[str, Any]]:
+        """What the table is shown beside; on validation the weights were chosen, so it flatters."""
+        flatters = {"on validation": self.validation} if self.test and self.validation else {}
+        return flatters | self.baselines
+
     def document(self) -> dict[str, Any]:
         return {
             "best_step": self.step,
@@ -72,8 +78,13 @@ class Outcome:
         }
 
     def points(self) -> dict[str, float]:
-        """The table as MLflow metrics."""
-        points = {f"{self.split}/{name}": value for name, value in numbers(self.table).items()}
+        """The tables as MLflow metrics."""
+        splits = {"validation": self.validation, "test": self.test or {}}
+        points = {
+            f"{split}/{name}": value
+            for split, table in splits.items()
+            for name, value in numbers(table).items()
+        }
         for baseline, table in self.baselines.items():
             points |= {f"baseline/{baseline}/{name}": v for name, v in numbers(table).items()}
         return points

@@ -92,6 +92,10 @@ def filled(template: str, document: Document) -> str:
     return environment.get_template(template).render(document)
 
 
+def _has_both(result: Document) -> bool:
+    return bool(result.get("test") and result.get("validation"))
+
+
 def view(job_dir: Path) -> Document:
     """All that the page shows, as plain values."""
     job = read_document(job_dir / RESOLVED_FILE)
@@ -99,7 +103,8 @@ def view(job_dir: Path) -> Document:
     table = result.get("test") or result.get("validation") or {}
     baselines = result.get("baselines") or {}
     data = _NO_DATA | read_document(job_dir / "data_report.json")
-    beside = headline(table, baselines)
+    flatters = {"on validation": result["validation"]} if _has_both(result) else {}
+    beside = headline(table, flatters | baselines)
     ours = beside["rows"][0]["cells"] if table else []
     return {
         "title": str(job.get("name") or result.get("job_id") or job_dir.name),

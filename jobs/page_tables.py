@@ -11,6 +11,7 @@ MAX_TEXT_CHARACTERS = 2000
 MAX_LABELS = 60
 """Rows of the table of label counts."""
 NAMES = {
+    "on validation": "This model, on validation (it was chosen there)",
     "majority": "Majority class",
     "prior": "Label shares",
     "mean": "Mean of the training labels",

@@ -38,8 +38,9 @@ def test_the_numbers_of_a_table_are_its_headlines(table, wanted):
     assert all(type(value) is float for value in numbers(table).values())
 
 
-def test_the_points_are_of_the_test_split_with_the_baselines_beside():
+def test_the_points_are_of_both_splits_with_the_baselines_beside():
     assert an_outcome(SINGLE).points() == {
+        "validation/accuracy": 0.5,
         "test/accuracy": 0.9,
         "test/macro_f1": 0.7,
         "test/log_loss": 0.3,
@@ -56,3 +57,10 @@ def test_without_a_test_split_the_points_say_that_they_are_of_validation():
     assert outcome.points()["validation/accuracy"] == 0.5
     assert not any(name.startswith("test/") for name in outcome.points())
     assert outcome.document()["test"] is None
+    assert set(outcome.beside) == {"majority", "tfidf"}
+
+
+def test_a_test_table_is_shown_beside_what_validation_promised():
+    beside = an_outcome(SINGLE).beside
+    assert list(beside) == ["on validation", "majority", "tfidf"]
+    assert beside["on validation"] == {"accuracy": 0.5}
