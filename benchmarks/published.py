@@ -3,23 +3,25 @@
     GPT2CLS_DATA=<folder of the sets> python benchmarks/published.py run [--only labels]
     python benchmarks/published.py write
 
-A table is one recipe under several settings. A cell whose runs MLflow has already is not run again,
-so a run that was killed is simply started again; `run` works one job after another, in this order.
-It needs two language models in the registry: those of recipes/pretrain-small.yaml and, after it, of
-recipes/pretrain-ag-small.yaml.
+A cell whose runs MLflow has already is not run again, so a run that was killed is simply started
+again; `run` works one job after another, in this order. It needs two language models in the
+registry: those of recipes/pretrain-small.yaml and, after it, of recipes/pretrain-ag-small.yaml.
+`write` also keeps the numbers of every cell in benchmarks/results/published.json: what an MLflow
+store of today lacks is taken from there.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from published_tables import Settings, Table, tables
 from scipy import stats
 
 from cluster.home import from_environment
@@ -27,154 +29,35 @@ from jobs.models import open_registry
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
+KEPT = ROOT / "benchmarks" / "results" / "published.json"
 MARK = "<!-- What follows is written by benchmarks/published.py -->"
 NOT_RUN = "not run"
-Settings = dict[str, Any]
-
-
-LABELS = """\
-The language model is a GPT-2 of 4 layers x 256 with 8,000 entries
-(recipes/pretrain-small.yaml): 22 million tokens of WikiText-2, AG News and IMDb, perplexity
-46.9 and 1.57 bits per byte on held-out WikiText-2 and AG News. The tuned one read AG News'
-training texts twice more (recipes/pretrain-ag-small.yaml). Percent on the official 7,600 test
-rows; +- is the 95% t interval over three seeds, each with other labels. Pre-training holds as
-published: the fewer labels, the more it gives. With 100 labels it is ahead of TF-IDF too, with
-500 no more than level with it."""
-
-
-SCHEMES = """\
-From the tuned language model; the best of the epochs measured, on the 1,001 validation rows, so
-the numbers flatter alike. Discriminative rates gain 3 to 4 points with either scheme, as
-published; with them the schedule does not matter here, and neither gradual unfreezing nor
-chain-thaw is ahead of all layers at once: the intervals overlap."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """One recipe; each cell is a metric of its runs under the settings of its row and column."""
-
-    title: str
-    recipe: str
-    rows: dict[str, Settings]
-    """Of a sweep: the values that tell a trial; elsewhere settings of a job."""
-    columns: dict[str, Settings]
-    metric: str
-    words: str
-    """What to read from it, written when it was looked at."""
-    seeds: int = 3
-    is_sweep: bool = False
-    one_seed: tuple[str, ...] = ()
-    """Columns that have one seed."""
-    more: Settings = field(default_factory=dict)
-    baseline: str | None = None
-    """A metric that the runs of the first row have of TF-IDF and logistic regression."""
-
-    def jobs(self) -> list[Settings]:
-        """The settings of each job, in the order they are run."""
-        rows = [{}] if self.is_sweep else list(self.rows.values())
-        return [
-            {**self.more, **row, **column, "train.seed": seed}
-            for name, column in self.columns.items()
-            for seed in range(1 if name in self.one_seed else self.seeds)
-            for row in rows
-        ]
-
-
-def tables(
-    language: str = "models:/english-small/1", tuned: str = "models:/ag-language/1"
-) -> dict[str, Table]:
-    few = {"100": {"data.labelled": 100}}
-    few["500"] = {"data.labelled": 500, "train.epochs": 15}
-    few["2,000"] = {"data.labelled": 2000, "train.epochs": 8, "train.eval_every": "2 epochs"}
-    few["13,521 (all)"] = {
-        "data.labelled": None,
-        "train.epochs": 3,
-        "train.eval_every": "1 epoch",
-    }
-    two = {"100": {"data.labelled": 100, "train.epochs": 15}, "500": {"data.labelled": 500}}
-    slanted = {"train.schedule": "slanted_triangular"}
-    thaw = {"train.freeze": "gradual", "train.layer_decay": 2.6}
-    return {
-        "labels": Table(
-            "Pre-training, by the number of labels (AG News, test accuracy)",
-            "few-labels-small",
-            {
-                "random weights": {"model.backbone": "gpt2-mini"},
-                "pre-trained": {"model.backbone": language},
-                "pre-trained, then tuned on AG News' texts": {"model.backbone": tuned},
-            },
-            few,
-            "test/accuracy",
-            LABELS,
-            one_seed=("13,521 (all)",),
-            more={"model.tokenizer": language},
-            baseline="baseline/tfidf/accuracy",
-        ),
-        "schemes": Table(
-            "ULMFiT: unfreezing, discriminative rates, schedule (AG News, validation accuracy)",
-            "sweep-ulmfit-small",
-            {
-                "all layers at once": {"train.freeze": "none", "train.layer_decay": 1.0},
-                "all layers, discriminative rates": {
-                    "train.freeze": "none",
-                    "train.layer_decay": 2.6,
-                },
-                "last layer only": {"train.freeze": "last_layer"},
-                "chain-thaw": {"train.freeze": "chain_thaw"},
-                "gradual": {"train.freeze": "gradual", "train.layer_decay": 1.0},
-                "gradual, discriminative, slanted triangular": {**thaw, **slanted},
-                "gradual, discriminative, cosine": {**thaw, "train.schedule": "cosine"},
-                "gradual, discriminative, constant": {**thaw, "train.schedule": "constant"},
-            },
-            two,
-            "best/accuracy",
-            SCHEMES,
-            is_sweep=True,
-            more={"model.backbone": tuned, "train.lm_epochs": 0},
-        ),
-        "lambda": Table(
-            "GPT: the auxiliary objective (AG News, validation accuracy)",
-            "sweep-lambda-small",
-            {f"lambda {weight:g}": {"train.lm_weight": weight} for weight in (0.0, 0.25, 0.5)},
-            {
-                "100": {"data.labelled": 100, "train.epochs": 15, "train.eval_every": "3 epochs"},
-                "500": {"data.labelled": 500},
-                "2,000": {"data.labelled": 2000, "train.epochs": 4},
-            },
-            "best/accuracy",
-            "",
-            is_sweep=True,
-            more={"model.backbone": language},
-        ),
-    }
+Kept = dict[str, dict[str, dict[str, list[float]]]]
+"""Numbers by table, row and column, one per seed."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("run", "write"))
-    parser.add_argument("--only", action="append", help="a table; may be given again")
+    parser.add_argument("--only", action="append", choices=tables(), help="may be given again")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="for every job, as cluster.cpus_per_worker=1")  # fmt: skip
     options = parser.parse_args()
-    chosen = {
-        name: table
-        for name, table in tables().items()
-        if options.only is None or name in options.only
-    }
-    if options.action == "run":
-        for table in chosen.values():
+    if options.action == "write":
+        write()
+        return
+    for name, table in tables().items():
+        if options.only is None or name in options.only:
             run(table, options.set)
-    else:
-        write(list(chosen.values()))
 
 
 def run(table: Table, beside: list[str]) -> None:
     """Run the jobs that are missing; `beside`: settings that do not tell cells apart."""
-    for settings in table.jobs():
-        if found(table, settings) is None:
+    for recipe, settings in table.jobs():
+        if found(recipe, settings) is None:
             given = [_setting(*pair) for pair in settings.items()] + beside
             words = [word for setting in given for word in ("-s", setting)]
-            command = ["run", str(ROOT / "recipes" / f"{table.recipe}.yaml"), *words]
+            command = ["run", str(ROOT / "recipes" / f"{recipe}.yaml"), *words]
             print("gpt2cls", *command, flush=True)
             subprocess.run([sys.executable, "-m", "jobs", *command], check=True, cwd=ROOT)
 
@@ -183,9 +66,9 @@ def _setting(name: str, value: Any) -> str:
     return f"{name}={'null' if value is None else value}"
 
 
-def found(table: Table, settings: Settings) -> Any:
-    """The newest finished run of a table's recipe under these settings, or None."""
-    given = yaml.safe_load((ROOT / "recipes" / f"{table.recipe}.yaml").read_text())
+def found(recipe: str, settings: Settings) -> Any:
+    """The newest finished run of a recipe under these settings, or None."""
+    given = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text())
     client = _client()
     experiment = client.get_experiment_by_name(given["name"])
     if experiment is None:
@@ -206,16 +89,19 @@ def _client() -> Any:
     return open_registry(from_environment())
 
 
-def values(table: Table, row: Settings, column: Settings, seeds: int, metric: str) -> list[float]:
-    """The metric of each seed's run; those that are missing are left out."""
+def values(table: Table, row: str, column: str) -> list[float]:
+    """The number of each seed's run; those that are missing are left out."""
     numbers = []
-    for seed in range(seeds):
-        settings = {**table.more, **column, "train.seed": seed}
-        run = found(table, settings if table.is_sweep else {**settings, **row})
+    for seed in range(table.seeds_of(column)):
+        run = found(*table.job(row, column, seed))
         if run is not None and table.is_sweep:
-            run = _trial(run, row)
-        if run is not None and metric in run.data.metrics:
-            numbers.append(run.data.metrics[metric])
+            run = _trial(run, table.rows[row].settings)
+        metrics = {} if run is None else run.data.metrics
+        minus = table.minus_of(row, column)
+        taken = 0.0 if minus is None else metrics.get(minus)
+        value = metrics.get(table.metric_of(row, column))
+        if value is not None and taken is not None:
+            numbers.append(value - taken)
     return numbers
 
 
@@ -225,40 +111,47 @@ def _trial(sweep: Any, row: Settings) -> Any:
     return next((trial for trial in trials if _fits(trial.data.params, row)), None)
 
 
-def interval(numbers: list[float]) -> str:
-    """Mean and the half width of its 95% t interval over the seeds, in percent."""
+def interval(numbers: list[float], *, is_share: bool) -> str:
+    """Mean and the half width of its 95% t interval over the seeds; shares in percent."""
     if not numbers:
         return NOT_RUN
-    mean = 100 * float(np.mean(numbers))
+    scale, digits = (100, 1) if is_share else (1, 3)
+    mean = scale * float(np.mean(numbers))
     if len(numbers) < 2:
-        return f"{mean:.1f} (one seed)"
-    error = 100 * float(np.std(numbers, ddof=1)) / np.sqrt(len(numbers))
-    return f"{mean:.1f} +- {stats.t.ppf(0.975, len(numbers) - 1) * error:.1f}"
+        return f"{mean:.{digits}f} (one seed)"
+    error = scale * float(np.std(numbers, ddof=1)) / np.sqrt(len(numbers))
+    width = stats.t.ppf(0.975, len(numbers) - 1) * error
+    return f"{mean:.{digits}f} +- {width:.{digits}f}"
 
 
-def write(chosen: list[Table]) -> None:
+def write() -> None:
+    kept: Kept = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
     lines = [PAGE.read_text(encoding="utf-8").partition(MARK)[0].rstrip(), "", MARK]
-    names = {table.title: name for name, table in tables().items()}
-    for table in chosen:
-        rows = [[name, *_cells(table, row, table.metric)] for name, row in table.rows.items()]
-        if table.baseline is not None:
-            cells = _cells(table, next(iter(table.rows.values())), table.baseline)
-            rows.insert(0, ["TF-IDF and logistic regression", *cells])
-        if all(cell == NOT_RUN for row in rows for cell in row[1:]):
-            continue
-        rule = "|" + " --- |" * (len(table.columns) + 1)
-        lines += ["", f"## {table.title}", "", _row(["", *table.columns]), rule, *map(_row, rows)]
-        lines += ["", *([table.words, ""] if table.words else [])]
-        lines.append(f"`python benchmarks/published.py run --only {names[table.title]}`")
+    for name, table in tables().items():
+        of_table = kept.setdefault(name, {})
+        for row, column in table.cells():
+            numbers = values(table, row, column)
+            of_row = of_table.setdefault(row, {})
+            if len(numbers) >= len(of_row.get(column, [])):
+                of_row[column] = numbers
+        if any(numbers for of_row in of_table.values() for numbers in of_row.values()):
+            lines += _lines(name, table, of_table)
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"written: {os.path.relpath(PAGE)}")
+    print(f"written: {os.path.relpath(PAGE)}, {os.path.relpath(KEPT)}")
 
 
-def _cells(table: Table, row: Settings, metric: str) -> list[str]:
-    return [
-        interval(values(table, row, column, 1 if name in table.one_seed else table.seeds, metric))
-        for name, column in table.columns.items()
-    ]
+def _lines(name: str, table: Table, kept: dict[str, dict[str, list[float]]]) -> list[str]:
+    rule = "|" + " --- |" * (len(table.columns) + 1)
+    lines = ["", f"## {table.title}", "", _row(["", *table.columns]), rule]
+    for row in table.rows:
+        cells = [
+            interval(kept[row][column], is_share="accuracy" in table.metric_of(row, column))
+            for column in table.columns
+        ]
+        lines.append(_row([row, *cells]))
+    words = [table.words, ""] if table.words else []
+    return [*lines, "", *words, f"`python benchmarks/published.py run --only {name}`"]
 
 
 def _row(cells: list[str]) -> str:

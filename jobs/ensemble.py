@@ -71,7 +71,7 @@ def _run(
 ) -> dict[str, Any]:
     def work(attempt: Attempt) -> dict[str, Any]:
         found = members or read_members(job, attempt.base_dir, surroundings)
-        return _measure_and_register(attempt, job, found)
+        return measure_and_register(attempt, job, found)
 
     return run_work(
         job_id,
@@ -102,7 +102,8 @@ def read_members(job: EnsembleJob, base_dir: Path, surroundings: Surroundings) -
     return Members(folders, infos[0], rows_for(infos[0], job.data, base_dir))
 
 
-def _measure_and_register(attempt: Attempt, job: EnsembleJob, members: Members) -> dict[str, Any]:
+def measure_and_register(attempt: Attempt, job: EnsembleJob, members: Members) -> dict[str, Any]:
+    """Package the members as one model, measure it beside them, register it if the job says so."""
     from jobs.outcome import MODEL_FOLDER
     from jobs.publish import publish
 

@@ -168,7 +168,9 @@ class PretrainJob(Block):
         return self
 
 
-AnyStageJob = PrepareStage | FinetuneJob | PretrainJob | PredictJob | EvaluateJob | DeployJob
+AnyStageJob = (
+    PrepareStage | FinetuneJob | PretrainJob | EnsembleJob | PredictJob | EvaluateJob | DeployJob
+)
 
 
 _OPEN_BLOCK = {"type": "object", "properties": {}}
@@ -257,7 +259,7 @@ class PipelineJob(Block):
         }
 
 
-AnyJob = AnyStageJob | SweepJob | EnsembleJob | PipelineJob
+AnyJob = AnyStageJob | SweepJob | PipelineJob
 Job = Annotated[
     FinetuneJob
     | PretrainJob

@@ -12,7 +12,15 @@ from typing import Any
 
 from jobs.tree import Path_
 
-KINDS_OF_STAGES = ("prepare", "finetune", "pretrain", "predict", "evaluate", "deploy")
+KINDS_OF_STAGES = (
+    "prepare",
+    "finetune",
+    "pretrain",
+    "ensemble",
+    "predict",
+    "evaluate",
+    "deploy",
+)
 MARK = "${stages."
 """How the text begins that stands for what another stage made."""
 Makers = Mapping[str, tuple[str, ...]]
@@ -20,16 +28,18 @@ Makers = Mapping[str, tuple[str, ...]]
 MADE: Makers = {
     "finetune": ("model",),
     "pretrain": ("model",),
+    "ensemble": ("model",),
     "predict": ("output",),
     "prepare": ("labelled", "unlabelled", "texts", "test"),
 }
-_CLASSIFIER: Makers = {"finetune": ("model",)}
+_CLASSIFIER: Makers = {"finetune": ("model",), "ensemble": ("model",)}
 _NETWORK: Makers = {"finetune": ("model",), "pretrain": ("model",)}
 LABELLED: Makers = {"predict": ("output",), "prepare": ("labelled",)}
 _TEST: Makers = {"predict": ("output",), "prepare": ("test",)}
 TEXTS: Makers = {"predict": ("output",), "prepare": ("texts", "unlabelled", "labelled")}
 TAKES: dict[Path_, Makers] = {
     ("model",): _CLASSIFIER,
+    ("models",): _CLASSIFIER,
     ("model", "backbone"): _NETWORK,
     ("model", "tokenizer"): _NETWORK,
     ("data", "train"): LABELLED,

@@ -17,6 +17,7 @@ from gpt2cls.pretrained import OUR_FORMAT, find_pretrained
 from jobs.attempt import Attempt, read_data
 from jobs.backbones import fetched
 from jobs.deploy import deploy, why_gone
+from jobs.ensemble import measure_and_register, read_members
 from jobs.evaluate import fingerprint_for, rows_for, run_evaluate
 from jobs.finetune import train_measure_register
 from jobs.models import model_folder
@@ -26,7 +27,7 @@ from jobs.prepare import read_rows, show_report, write_parts
 from jobs.pretrain import read_texts, train_and_register
 from jobs.registry import registry_name
 from jobs.spec import AnyStageJob, FinetuneJob, PretrainJob, dump
-from jobs.spec_uses import DeployJob, EvaluateJob, PredictJob, PrepareStage
+from jobs.spec_uses import DeployJob, EnsembleJob, EvaluateJob, PredictJob, PrepareStage
 from jobs.spool import write_json
 from jobs.stage_graph import TAKES, parse_reference
 from jobs.stage_store import Made, hash_of_folder
@@ -92,6 +93,8 @@ def task_of(job: AnyStageJob, base_dir: Path, surroundings: Surroundings) -> Sta
         return _finetune(job, base_dir, surroundings)
     if isinstance(job, PretrainJob):
         return _pretrain(job, base_dir, surroundings)
+    if isinstance(job, EnsembleJob):
+        return _ensemble(job, base_dir, surroundings)
     if isinstance(job, PrepareStage):
         return _prepare(job, base_dir)
     if isinstance(job, EvaluateJob):
@@ -130,6 +133,23 @@ def _pretrain(job: PretrainJob, base_dir: Path, surroundings: Surroundings) -> S
     return StageTask(_settings(job), content, MODEL_FOLDER, work, _measured_texts)
 
 
+def _ensemble(job: EnsembleJob, base_dir: Path, surroundings: Surroundings) -> StageTask:
+    members = read_members(job, base_dir, surroundings)
+    settings = {"kind": job.kind, "data": job.data.model_dump(mode="json", exclude={"test"})}
+    settings |= _register(job)
+    content = {
+        "models": [_model(folder) for folder in members.folders],
+        "data": fingerprint_for(members.info, members.rows),
+    }
+
+    def work(attempt: Attempt) -> dict[str, Any]:
+        document = measure_and_register(attempt, job, members)
+        (attempt.dir / MODEL_FOLDER).rename(attempt.dir / MADE_DIR / MODEL_FOLDER)
+        return document
+
+    return StageTask(settings, content, MODEL_FOLDER, work, _measured)
+
+
 def _prepare(job: PrepareStage, base_dir: Path) -> StageTask:
     rows = read_rows(job, base_dir)
     settings = job.model_dump(mode="json", exclude={"name", "input"})
@@ -160,9 +180,13 @@ def _settings(job: FinetuneJob | PretrainJob) -> dict[str, Any]:
         "model": job.model.model_dump(mode="json", exclude={*_NETWORKS}),
         "train": job.train.model_dump(mode="json"),
     }
-    if job.registration.model is not None:  # else nothing is registered that had to be again
-        settings["register"] = job.registration.model_dump(mode="json")
-    return settings
+    return settings | _register(job)
+
+
+def _register(job: FinetuneJob | PretrainJob | EnsembleJob) -> dict[str, Any]:
+    if job.registration.model is None:
+        return {}  # nothing is registered that had to be again
+    return {"register": job.registration.model_dump(mode="json")}
 
 
 def _networks(job: FinetuneJob | PretrainJob, base_dir: Path) -> dict[str, Any]:
