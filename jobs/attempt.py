@@ -250,6 +250,13 @@ def encode_and_check(
     return tokens
 
 
+def record_page(attempt: Attempt) -> None:
+    """Write the page of a job whose result is there, and give it to its run."""
+    from jobs.page import write_report
+
+    attempt.record.artifact(write_report(attempt.dir, attempt.dir / "report.html"))
+
+
 def measure_and_register(
     attempt: Attempt, job: FinetuneJob, ready: Ready, payload: RankPayload
 ) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def report(
             f"job {found.id} is a pipeline, which has no page of its own; each stage that trained "
             f"has one: {pages}, also in its run in MLflow"
         )
-    if found.kind in ("pretrain", "deploy"):
+    if found.kind == "deploy":
         raise RequestError(
             f"job {found.id} is of kind {found.kind}, which has no page in this version; its run "
             "is in MLflow, and `gpt2cls show` has its result"

@@ -260,5 +260,5 @@ def show_end(document: dict[str, Any], out: "Console") -> None:
     if page := document.get("run_page"):
         out.print(f"MLflow  {page}")
         out.print("        later: `gpt2cls cluster status` prints the address, or how to start it")
-    if "baselines" in document:
+    if {"baselines", "members", "folder"} & document.keys():
         out.print(f"report  gpt2cls report {document['job_id']} -o report.html")

@@ -15,7 +15,7 @@ from cluster.home import Surroundings
 from gpt2cls.data.tasks import Split
 from gpt2cls.errors import RequestError
 from gpt2cls.model.folder import ModelInfo, read_info, save_ensemble
-from jobs.attempt import Attempt, Stopwatch, Tell, new_job, run_work
+from jobs.attempt import Attempt, Stopwatch, Tell, new_job, record_page, run_work
 from jobs.evaluate import fingerprint_for, rows_for
 from jobs.models import model_folder
 from jobs.spec_uses import EnsembleJob
@@ -132,6 +132,7 @@ def measure_and_register(attempt: Attempt, job: EnsembleJob, members: Members) -
         "seconds": attempt.watch.seconds,
     }
     write_json(attempt.dir / "result.json", document)
+    record_page(attempt)
     return document
 
 

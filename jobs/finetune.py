@@ -16,6 +16,7 @@ from jobs.attempt import (
     measure_and_register,
     new_job,
     read_data,
+    record_page,
     run_attempt,
 )
 from jobs.backbones import pinned
@@ -96,8 +97,5 @@ def train_measure_register(attempt: Attempt, job: FinetuneJob, ready: Ready) -> 
     with attempt.watch.stage("train"):
         train(payload, job.cluster, attempt.ray, attempt.log)
     document = measure_and_register(attempt, job, ready, payload)
-
-    from jobs.page import write_report
-
-    attempt.record.artifact(write_report(attempt.dir, attempt.dir / "report.html"))
+    record_page(attempt)
     return document

@@ -36,7 +36,7 @@ MAX_CLASSES_DRAWN = 60
 _PICTURES: tuple[tuple[dict[str, str], dict[str, str], str, str], ...] = (
     (
         {"train/loss": "training"},
-        {"eval/log_loss": "validation"},
+        {"eval/log_loss": "validation", "eval/loss": "held-out texts"},
         "loss",
         "Loss; of training each step's batch, with dropout",
     ),
@@ -101,15 +101,17 @@ def view(job_dir: Path) -> Document:
     job = read_document(job_dir / RESOLVED_FILE)
     result = read_document(job_dir / "result.json")
     table = result.get("test") or result.get("validation") or {}
-    baselines = result.get("baselines") or {}
+    baselines = result.get("baselines") or result.get("members") or {}
     data = _NO_DATA | read_document(job_dir / "data_report.json")
+    is_language = job.get("kind") == "pretrain"
+    corpus, data["splits"] = (data["splits"], {}) if is_language else ({}, data["splits"])
     flatters = {"on validation": result["validation"]} if _has_both(result) else {}
     beside = headline(table, flatters | baselines)
     ours = beside["rows"][0]["cells"] if table else []
     return {
         "title": str(job.get("name") or result.get("job_id") or job_dir.name),
         "job_id": str(result.get("job_id") or job_dir.name),
-        "facts": list(_facts(job, result, data)),
+        "facts": list(_facts(job, result, data, corpus)),
         "is_finished": bool(result),
         "has_test": bool(result.get("test")),
         "table": table,
@@ -118,6 +120,8 @@ def view(job_dir: Path) -> Document:
         "verdict": verdict(table, baselines),
         "metrics": METRICS,
         "data": data,
+        "corpus": corpus,
+        "is_language": is_language,
         "balance": balance(data),
         "curves": list(_curves(job_dir / "events.jsonl")),
         "per_class": table.get("per_class") or [],
@@ -131,13 +135,15 @@ def view(job_dir: Path) -> Document:
     }
 
 
-def _facts(job: Document, result: Document, data: Document) -> Iterator[str]:
+def _facts(job: Document, result: Document, data: Document, corpus: Document) -> Iterator[str]:
     """The line under the title."""
     yield f"job {result['job_id']}" if result.get("job_id") else "job not finished"
     if backbone := (job.get("model") or {}).get("backbone"):
         yield str(backbone)
     if data.get("rows"):
         yield f"{data['rows']:,} rows"
+    if tokens := (corpus.get("train") or {}).get("tokens"):
+        yield f"{tokens:,} tokens"
     if data.get("labels"):
         yield f"{len(data['labels']):,} labels"
     if (version := result.get("model")) and version.get("name"):

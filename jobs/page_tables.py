@@ -27,6 +27,9 @@ METRICS = {
     "pearson": "Pearson",
     "spearman": "Spearman",
     "mse": "Squared error",
+    "loss": "Loss",
+    "perplexity": "Perplexity",
+    "bits_per_byte": "Bits per byte",
 }
 
 _UNSEEN = re.compile(

@@ -14,7 +14,7 @@ from gpt2cls.data.token_stream import encode_stream, open_stream
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.data.tokenizer_source import get_tokenizer
 from gpt2cls.training.payload import RankPayload
-from jobs.attempt import Attempt, Stopwatch, Tell, new_job, run_work
+from jobs.attempt import Attempt, Stopwatch, Tell, new_job, record_page, run_work
 from jobs.backbones import fetched, pinned
 from jobs.plan import num_cores, threads_per_worker
 from jobs.spec import PretrainJob
@@ -130,6 +130,7 @@ def train_and_register(attempt: Attempt, job: PretrainJob, texts: Texts) -> dict
         document |= publish_language(attempt, job, info, texts.corpus.fingerprint, MODEL_FOLDER)
     document["seconds"] = attempt.watch.seconds
     write_json(attempt.dir / "result.json", document)
+    record_page(attempt)
     return document
 
 

@@ -230,7 +230,9 @@ class _Builder:
                 self._stop(event, path, f"{what} is not allowed as a key; write a plain word")
             key, line = event.value, event.start_mark.line + 1
             if key == "<<":
-                words = "'<<' merges nothing here; write the fields out, or repeat a whole block by *"
+                words = (
+                    "'<<' merges nothing here; write the fields out, or repeat a whole block by *"
+                )
                 self._stop(event, path, words)
             at = (*path, key)
             if _CONTROL.search(key):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -150,6 +151,47 @@ def test_the_numbers_of_the_table_are_those_of_the_result(finished):
     result = json.loads((finished / "result.json").read_text())
     for value in (result["test"]["accuracy"], result["baselines"]["tfidf"]["log_loss"]):
         assert f">{value:.3f}<" in text
+
+
+def language_folder(folder):
+    """What a pretrain job leaves, as far as the page reads it."""
+    folder.mkdir()
+    sizes = {"texts": 1234, "bytes": 99_000, "tokens": 21_500, "blocks": 84}
+    documents = {
+        "resolved": {"kind": "pretrain", "name": "news", "model": {"backbone": "gpt2-mini"}},
+        "result": {
+            "job_id": folder.name,
+            "validation": {"loss": 3.8525, "perplexity": 47.11, "bits_per_byte": 1.575},
+            "test": None,
+            "folder": "somewhere",
+        },
+        "data_report": {"splits": {"train": sizes, "validation": {**sizes, "texts": 57}}},
+    }
+    for name, document in documents.items():
+        (folder / f"{name}.json").write_text(json.dumps(document))
+    events = [{"step": i, "metrics": {"train/loss": 9.0 - i}} for i in range(4)]
+    events.append({"step": 3, "metrics": {"eval/loss": 6.0}})
+    (folder / "events.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
+    return folder
+
+
+def test_a_language_model_shows_its_texts_and_what_it_is_on_those_held_out(tmp_path):
+    page = Page(text := render(language_folder(tmp_path / "news-1")))
+    assert page.headings == ["Held-out texts", "Texts", "Training", "Settings"]
+    for shown in ("3.853", "47.110", "1.575", "21,500 tokens", ">1,234<", ">57<", "held out"):
+        assert shown in text, shown
+    assert "no test split" not in text
+    assert "Validation split" not in text
+
+
+def test_an_ensemble_stands_beside_its_members(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "both-1")
+    result = json.loads((folder / "result.json").read_text())
+    members = {"models:/one/1": result["baselines"]["tfidf"], "models:/two/3": result["test"]}
+    result = {"job_id": "both-1", "test": result["test"], "members": members}
+    (folder / "result.json").write_text(json.dumps(result))
+    text = render(folder)
+    assert text.index("This model") < text.index("models:/one/1") < text.index("models:/two/3")
 
 
 def test_several_labels_show_their_thresholds_and_no_confusion_matrix(tmp_path):
