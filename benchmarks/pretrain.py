@@ -133,7 +133,7 @@ def texts(vocabulary: int, cache_dir: Path) -> tuple[TextTokenizer, Path, Path]:
     """A tokenizer, the stream that is learned, and a short one to be measured on at the end."""
     source = Path(os.environ.get("GPT2CLS_DATA", "data")) / "wikitext2" / "validation.txt"
     config = CorpusConfig(train=str(source), validation=str(source))
-    train = read_corpus(config, base_dir=Path.cwd(), seed=0).train
+    train = read_corpus(config, base_dir=Path.cwd(), seed=0, cache_dir=cache_dir).train
     tokenizer = gpt2_tokenizer()
     if vocabulary != tokenizer.vocab_size:
         tokenizer = trained_tokenizer(vocabulary, train, cache_dir)

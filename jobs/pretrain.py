@@ -91,9 +91,9 @@ def read_texts(job: PretrainJob, base_dir: Path, surroundings: Surroundings) -> 
     Raises:
         RequestError: the texts or the model cannot be used.
     """
-    corpus = read_corpus(job.data, base_dir=base_dir, seed=job.train.seed)
-    model = fetched(job, surroundings, base_dir).model.as_model()
     cache_dir = surroundings.home.cache
+    corpus = read_corpus(job.data, base_dir=base_dir, seed=job.train.seed, cache_dir=cache_dir)
+    model = fetched(job, surroundings, base_dir).model.as_model()
     return Texts(corpus, get_tokenizer(model, corpus.train, cache_dir=cache_dir, base_dir=base_dir))
 
 

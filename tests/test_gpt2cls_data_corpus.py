@@ -1,13 +1,17 @@
 """Texts without labels: which files they come from, and how some are held out."""
 
+import errno
 import gzip
 import json
+import os
 
+import pyarrow as pa
 import pytest
 
 from gpt2cls.config import CorpusConfig
+from gpt2cls.data import corpus as module
 from gpt2cls.data import text_files
-from gpt2cls.data.corpus import read_corpus
+from gpt2cls.data.corpus import num_text_bytes, read_corpus
 from gpt2cls.data.locate import check_corpus_exists
 from gpt2cls.errors import DataError
 
@@ -26,7 +30,7 @@ def folder(tmp_path):
 
 def corpus(folder, train, seed=0, **settings):
     config = CorpusConfig(train=train, **settings)
-    return read_corpus(config, base_dir=folder, seed=seed)
+    return read_corpus(config, base_dir=folder, seed=seed, cache_dir=folder / "cache")
 
 
 def texts(split):
@@ -119,3 +123,26 @@ def test_a_corpus_in_one_large_file_is_several_texts_of_whole_lines(folder, name
         file.write("".join(lines).encode() + b"x" * 2000)
     with pytest.raises(DataError, match=rf"{name}:101: longer than"):
         corpus(folder, name, validation="books")
+
+
+def test_a_corpus_lies_on_disk_and_not_in_memory(folder):
+    for i in range(8):  # 64 MiB
+        lines = (f"{i} {j} {'of many words ' * 8}" for j in range(70_000))
+        (folder / "books" / f"{i}.txt").write_text("\n".join(lines))
+    size = sum(file.stat().st_size for file in (folder / "books").iterdir())
+    assert size > 60e6
+    before = pa.total_allocated_bytes()
+    found = corpus(folder, ["books"], validation=0.3)
+    kept = pa.total_allocated_bytes() - before
+    assert kept < size / 20
+    assert sum(num_text_bytes(split.texts) for split in (found.train, found.validation)) == size
+    assert not any((folder / "cache" / "corpora").iterdir())  # nothing is left behind
+
+
+def test_a_disk_that_is_full_is_said(folder, monkeypatch):
+    def full(chunks, folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "mapped", full)
+    with pytest.raises(DataError, match="corpora: No space left on device"):
+        corpus(folder, "books", validation=0.2)

@@ -1,5 +1,10 @@
-"""Texts to learn a language from: read without their labels, and some of them held out."""
+"""Texts to learn a language from: read without their labels, and some of them held out.
 
+They are read a file at a time (a large text file: 16 MiB at a time) and kept on disk, so that all
+of them together may be larger than memory.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +16,13 @@ from numpy.typing import NDArray
 from gpt2cls.config import CorpusConfig, Sources
 from gpt2cls.data.keys import fingerprint
 from gpt2cls.data.locate import text_files
-from gpt2cls.data.prepare import choose, kept, with_keys
-from gpt2cls.data.rows import Columns, Rows, join_rows
-from gpt2cls.data.sources import read_source
+from gpt2cls.data.on_disk import mapped
+from gpt2cls.data.prepare import choose, with_keys
+from gpt2cls.data.rows import Columns
+from gpt2cls.data.sources import source_parts
 from gpt2cls.data.splitting import hold_out
 from gpt2cls.data.tasks import Split
-from gpt2cls.data.text_files import read_corpus_files
+from gpt2cls.data.text_files import corpus_parts
 from gpt2cls.errors import DataError
 
 FINGERPRINT_FORMAT = b"gpt2cls corpus 1"
@@ -34,60 +40,97 @@ class Corpus:
     """Sentences on what was decided on the way."""
 
 
-def read_corpus(config: CorpusConfig, *, base_dir: Path, seed: int) -> Corpus:
+def read_corpus(config: CorpusConfig, *, base_dir: Path, seed: int, cache_dir: Path) -> Corpus:
     """Read the texts and hold some out; the same call gives the same splits.
 
     Empty texts are left out; equal texts stay on one side.
+
+    Args:
+        config: where the texts come from.
+        base_dir: what relative paths are taken from.
+        seed: decides what is held out where `config.validation` is a share.
+        cache_dir: on a disk with room for the texts; what lies there is gone with the corpus.
 
     Raises:
         DataError: unreadable, or no texts to learn from or to measure on.
     """
     notes: list[str] = []
-    train = _read(config.train, "train", config.text, base_dir, notes)
+    reader = _Reader(config.text, base_dir, cache_dir / "corpora", notes)
+    train = reader.read(config.train, "train")
     if not isinstance(config.validation, float):
-        validation = _read(config.validation, "validation", config.text, base_dir, notes)
+        validation = reader.read(config.validation, "validation")
         _note_shared(train, validation, notes)
     else:
-        validation, train = _hold_out(train, config.validation, seed)
+        validation, train = reader.hold_out(train, config.validation, seed)
     keys = [split.keys for split in (train, validation) if split.keys is not None]
     return Corpus(train, validation, fingerprint([FINGERPRINT_FORMAT, *keys]), tuple(notes))
 
 
-def _read(given: Sources, name: str, column: str, base_dir: Path, notes: list[str]) -> Split:
-    sources = (given,) if isinstance(given, str) else given
-    parts = [_rows_of(source, name, column, base_dir) for source in sources]
-    split = _split(join_rows(parts))
-    is_empty = pc.equal(pc.utf8_length(split.texts), 0).to_numpy()
-    if is_empty.all():
-        shown = ", ".join(sources)
-        raise DataError(f"data.{name} = {shown}: holds no text ({len(split):,} rows, all empty)")
-    if is_empty.any():
-        notes.append(f"{name}: {int(is_empty.sum()):,} of {len(split):,} texts are empty; left out")
-        split = kept(split, ~is_empty)
-    return split
+@dataclass(frozen=True)
+class _Reader:
+    column: str
+    base_dir: Path
+    folder: Path
+    """Where texts lie while they are used."""
+    notes: list[str]
+
+    def read(self, given: Sources, name: str) -> Split:
+        sources = (given,) if isinstance(given, str) else given
+        num_rows = num_empty = 0
+
+        def texts() -> Iterator[pa.Array]:
+            nonlocal num_rows, num_empty
+            for chunk in (chunk for source in sources for chunk in self._chunks(source, name)):
+                is_empty = pc.equal(pc.binary_length(chunk), 0)
+                empty_here = pc.sum(is_empty).as_py() or 0
+                num_rows, num_empty = num_rows + len(chunk), num_empty + empty_here
+                yield chunk.filter(pc.invert(is_empty)) if empty_here else chunk
+
+        split = self._split(texts())
+        if not len(split):
+            shown = ", ".join(sources)
+            raise DataError(f"data.{name} = {shown}: holds no text ({num_rows:,} rows, all empty)")
+        if num_empty:
+            self.notes.append(f"{name}: {num_empty:,} of {num_rows:,} texts are empty; left out")
+        return split
+
+    def hold_out(self, split: Split, share: float, seed: int) -> tuple[Split, Split]:
+        assert split.keys is not None
+        is_held = hold_out(split.keys, split.labels, share, seed=(seed, 0))
+        if not is_held.any():
+            raise DataError(
+                f"data.validation = {share:g}: no text can be held out of {len(split):,}, because "
+                "a text stays whole and equal texts stay together. Give more texts, or a source "
+                "for data.validation"
+            )
+        held, left = (self._split(_filtered(split.texts, mask)) for mask in (is_held, ~is_held))
+        return held, left
+
+    def _chunks(self, source: str, name: str) -> Iterator[pa.Array]:
+        if files := text_files(source, self.base_dir):
+            yield from corpus_parts(files)
+            return
+        columns = Columns(self.column, None)
+        for found in source_parts(source, columns, base_dir=self.base_dir):
+            yield from choose(found, name, source).texts.chunks
+
+    def _split(self, chunks: Iterator[pa.Array]) -> Split:
+        try:
+            texts = mapped(chunks, self.folder)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: {error.strerror or error}; the texts of a job are kept there "
+                "while it reads them. Make room, or set GPT2CLS_HOME"
+            ) from error
+        unlabelled: NDArray[np.int64] = np.zeros(len(texts), np.int64)
+        return with_keys(Split(texts, None, unlabelled, None, None))
 
 
-def _rows_of(source: str, name: str, column: str, base_dir: Path) -> Rows:
-    if files := text_files(source, base_dir):
-        return read_corpus_files(files)
-    return choose(read_source(source, Columns(column, None), base_dir=base_dir), name, source)
-
-
-def _split(rows: Rows) -> Split:
-    unlabelled: NDArray[np.int64] = np.zeros(len(rows), np.int64)
-    return with_keys(Split(rows.texts, None, unlabelled, None, rows.origin))
-
-
-def _hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    assert split.keys is not None
-    is_held = hold_out(split.keys, split.labels, share, seed=(seed, 0))
-    if not is_held.any():
-        raise DataError(
-            f"data.validation = {share:g}: no text can be held out of {len(split):,}, because a "
-            "text stays whole and equal texts stay together. Give more texts, or a source for "
-            "data.validation"
-        )
-    return kept(split, is_held), kept(split, ~is_held)
+def _filtered(texts: pa.ChunkedArray, mask: NDArray[np.bool_]) -> Iterator[pa.Array]:
+    start = 0
+    for chunk in texts.chunks:
+        yield chunk.filter(pa.array(mask[start : start + len(chunk)]))
+        start += len(chunk)
 
 
 def _note_shared(train: Split, validation: Split, notes: list[str]) -> None:

@@ -1,5 +1,7 @@
 """Read any accepted source into rows."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,20 @@ def read_source(source: str, columns: Columns, *, base_dir: Path) -> dict[str, R
     Raises:
         DataError: not there, not readable, a column missing, or a value that cannot be used.
     """
+    return _read(locate(source, base_dir=base_dir), source, columns, base_dir)
+
+
+def source_parts(source: str, columns: Columns, *, base_dir: Path) -> Iterator[dict[str, Rows]]:
+    """As `read_source`, one file after another where there are several."""
     located = locate(source, base_dir=base_dir)
+    if located.kind != "files":
+        yield _read(located, source, columns, base_dir)
+        return
+    for path in located.paths:
+        yield {"train": _read_files(replace(located, paths=(path,)), columns, base_dir)}
+
+
+def _read(located: Located, source: str, columns: Columns, base_dir: Path) -> dict[str, Rows]:
     if located.kind == "hub":
         return read_hub(source, columns)
     if located.kind == "saved":

@@ -3,7 +3,7 @@
 import codecs
 import gzip
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from gpt2cls.data.locate import class_folders
-from gpt2cls.data.rows import Origin, Place, Rows, join_rows
+from gpt2cls.data.rows import Origin, Place, Rows
 from gpt2cls.errors import DataError
 
 MAX_TEXT_BYTES = 2**24
@@ -64,25 +64,29 @@ def read_text_files(files: Sequence[tuple[str, Path]], fallback: str | None = No
     return Rows(pa.chunked_array(chunks), None, None, Origin(places))
 
 
-def read_corpus_files(files: Sequence[tuple[str, Path]]) -> Rows:
+def corpus_parts(files: Sequence[tuple[str, Path]]) -> Iterator[pa.Array]:
     """As `read_text_files`, but a file too long for one text is several, each of whole lines.
 
-    Only as much of such a file is held at a time as becomes one text, and what was made of it.
+    Only as much of a file is held at a time as becomes one text.
 
     Raises:
         DataError: a file cannot be read as text, or has a line that is too long for one text.
     """
-    return join_rows([_in_parts(*file) if _is_long(file[1]) else read_text_files([file])
-                      for file in files])  # fmt: skip
+    for file in files:
+        if _is_long(file[1]):
+            yield from _in_parts(*file)
+        else:
+            yield from read_text_files([file]).texts.chunks
 
 
 def _is_long(file: Path) -> bool:
     return file.suffix == ".gz" or file.stat().st_size > MAX_TEXT_BYTES
 
 
-def _in_parts(shown: str, file: Path) -> Rows:
+def _in_parts(shown: str, file: Path) -> Iterator[pa.Array]:
     opener: Any = gzip.open if file.suffix == ".gz" else open
-    parts, held, size, num_lines = [], [], 0, 0
+    held: list[bytes] = []
+    size = num_lines = 0
     try:
         with opener(file, "rb") as opened:
             while line := opened.readline(MAX_TEXT_BYTES + 1):
@@ -95,14 +99,12 @@ def _in_parts(shown: str, file: Path) -> Rows:
                 size += len(line)
                 num_lines += 1
                 if size >= PART_BYTES:
-                    parts.append(_part(held, shown, num_lines))
+                    yield _part(held, shown, num_lines)
                     held, size = [], 0
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{shown}: cannot be read: {error}") from error
-    if held or not parts:
-        parts.append(_part(held, shown, num_lines))
-    place = Place(shown, len(parts), is_one_row=len(parts) == 1)
-    return Rows(pa.chunked_array(parts), None, None, Origin([place]))
+    if held or not num_lines:
+        yield _part(held, shown, num_lines)
 
 
 def _part(lines: list[bytes], shown: str, num_lines: int) -> pa.Array:
