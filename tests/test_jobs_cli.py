@@ -299,3 +299,20 @@ def test_a_reader_that_left_is_no_fault():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stdout == "{"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "20000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_that_wait_do_not_take_the_processor_from_others(given, spins):
+    code = "from jobs.cli import main; main(['jobs', '--help']); import torch"
+    free = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=free | {"OMP_DISPLAY_ENV": "verbose", "OMP_NUM_THREADS": "2"} | given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in ended.stderr
