@@ -77,7 +77,12 @@ TABLE = [
      "${stages.check.model}", "check is of kind evaluate"),
     ("a language model that is to predict", LANGUAGE + '  b: {job: {kind: evaluate, model: '
      '"${stages.lm.model}", data: {test: bbc-news}}}',
-     "stages.b.job.model", 5, "${stages.lm.model}", "of a stage of kind finetune; lm is of kind"),
+     "stages.b.job.model", 5, "${stages.lm.model}",
+     "of a stage of kind finetune, ensemble; lm is of kind"),
+    ("a language model in an ensemble", LANGUAGE + '  b: {job: {kind: ensemble, models: '
+     '["${stages.lm.model}", "models:/news/1"], data: {test: bbc-news}}}',
+     "stages.b.job.models[0]", 5, "${stages.lm.model}",
+     "of a stage of kind finetune, ensemble; lm is of kind"),
     ("texts that are a model", LANGUAGE + '  b: {job: {kind: finetune, data: {train: '
      '"${stages.lm.model}"}}}', "stages.b.job.data.train", 5, "${stages.lm.model}",
      "of a stage of kind predict, prepare; lm is"),
