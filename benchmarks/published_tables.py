@@ -81,17 +81,19 @@ The language model is a GPT-2 of 4 layers x 256 with 8,000 entries
 47.1 and 1.58 bits per byte on held-out WikiText-2 and AG News. The tuned one read AG News'
 training texts twice more (recipes/pretrain-ag-small.yaml). Percent on the official 7,600 test
 rows; +- is the 95% t interval over three seeds, each with other labels. Pre-training holds as
-published: the fewer labels, the more it gives. With 100 labels it is ahead of TF-IDF too, with
-500 and more level with it. Tuning on the target's texts adds about as much as the intervals are
-wide."""
+published: the fewer labels, the more it gives: 30 points with 100, 15 with 500, 5 with 2,000.
+With 100 labels it is ahead of TF-IDF too, by 11 points, with more about level with it. Tuning on
+the target's texts adds 1 to 2 points, less than the intervals are wide."""
 
 GAPS = """\
 The weights are chosen on 1,001 validation rows, so validation flatters: by nothing that shows
-with 100 labels, by 1 to 2 points from random weights with 500."""
+with 100 labels, by 2 points from random weights with 500."""
 
 SCHEMES = """\
 From the tuned language model; the best of the epochs measured, on the 1,001 validation rows, so
-the numbers flatter alike."""
+the numbers flatter alike. Discriminative rates gain 4 points, as published, with all layers at
+once and with gradual unfreezing; with them the schedule does not matter here, and neither gradual
+unfreezing nor chain-thaw is ahead of all layers at once: the intervals overlap."""
 
 LAMBDA = """\
 From the pre-trained language model, the best epoch on the 1,001 validation rows. As published,
@@ -101,13 +103,15 @@ and 2,000 nothing shows."""
 FORMS = """\
 Entailment is ahead of a bag of words by 8 points. Reading a pair in both orders is not ahead of
 reading it once here. Similarity and four answers need more of a language model than 22 million
-tokens make: they stay behind the linear model, which is given the overlap of the texts."""
+tokens make: they stay behind the linear model, which is given the overlap of the texts. On
+SmolLM2-135M (its four highest blocks, two epochs) STS-B in one order reaches a Pearson of 0.618
+[0.586, 0.648], level with it."""
 
 HEADS = """\
 Four epochs over 2,000 labels from the pre-trained language model. The number of heads does not
-matter; a network that is trained longer than it should be is the surer the lower its temperature,
-and log loss says so: best at 2, worst at 0.25. Smoothing of texts that were cut off gains 0.01 at
-temperature 0.5."""
+matter to accuracy, and log loss falls a little with it. Temperature matters to log loss alone:
+best at 2, worst at 0.25. Smoothing what was cut off lowers it by less than 0.01 at temperature
+0.5."""
 
 IMDB = """\
 Texts are cut to 256 tokens. Pre-training gives 11 points with 100 labels; TF-IDF, which reads the
