@@ -43,7 +43,9 @@ def main() -> None:
         outcomes = take_turns(arms, options.rounds)
         report.document[f"{others} others"] = outcomes
         ratio = paired_ratio(outcomes["own"], outcomes["ours"], "step_ms")
-        rows.append([others, *(spread(outcomes[name], "step_ms") for name in ARMS), f"{ratio:.2f}"])
+        rows.append(
+            [str(others), *(spread(outcomes[name], "step_ms") for name in ARMS), f"{ratio:.2f}"]
+        )
     report.table(("other processes", "own, ms", "ours, ms", "own / ours"), rows)
     report.write()
 
