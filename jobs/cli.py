@@ -66,8 +66,9 @@ SPINS = 20_000
 """How often a thread of GNU OpenMP looks for work before it sleeps.
 
 Its own 300,000 take 15 ms where a pause takes 140 cycles, and on a machine that others use too the
-threads of a job then spend their time waiting for one another: a training step took 3 to 10 times
-as long. On an idle machine the two make the same speed; with 5,000 a step takes 7% longer.
+threads of a job then spend their time waiting for one another: beside one other process a training
+step took 2 to 4 times as long, beside two from as long to 12 times. On an idle machine it costs up
+to 3%, 5,000 would cost 7% (benchmarks/shared_machine.py).
 """
 
 
