@@ -36,7 +36,7 @@ from jobs.spec_uses import DeployJob, EnsembleJob
 from jobs.spool import write_json
 from jobs.states import State
 from jobs.store import Store
-from jobs.tables import metrics_table
+from jobs.tables import beside, metrics_table
 from jobs.training import last_event
 from jobs.trial_job import trial_job
 
@@ -269,7 +269,7 @@ def measure_and_register(
     with attempt.watch.stage("test"):
         outcome = measure(prepared, ready.tokenizer, payload, job, attempt.dir)
     rows = f"{outcome.table['rows']:,} {outcome.split} rows"
-    log.show(metrics_table(outcome.table, outcome.beside, f"{job.name}: {rows}"))
+    log.show(metrics_table(outcome.table, beside(outcome.document()), f"{job.name}: {rows}"))
     record.metrics(outcome.points(), step=outcome.step)
     document = {"job_id": attempt.job_id, **outcome.document()}
     with attempt.watch.stage("register"):

@@ -229,14 +229,12 @@ def _show_plan(document: dict[str, Any], out: "Console") -> None:
 
 def show_result(document: dict[str, Any], out: "Console") -> None:
     """The end of a finetune job: the test table, and where the model is."""
-    from jobs.tables import metrics_table
+    from jobs.tables import beside, metrics_table
 
     split = "test" if document.get("test") else "validation"
     measured = document.get(split) or {}
     title = f"job {document['job_id']}, {split} split"
-    flatters = document.get("validation") if split == "test" else None
-    beside = {"on validation": flatters} if flatters else {}
-    out.print(metrics_table(measured, beside | (document.get("baselines") or {}), title))
+    out.print(metrics_table(measured, beside(document), title))
     show_end(document, out)
 
 

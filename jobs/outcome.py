@@ -63,12 +63,6 @@ class Outcome:
     def table(self) -> dict[str, Any]:
         return self.validation if self.test is None else self.test
 
-    @property
-    def beside(self) -> dict[str, dict[str, Any]]:
-        """What the table is shown beside; on validation the weights were chosen, so it flatters."""
-        flatters = {"on validation": self.validation} if self.test and self.validation else {}
-        return flatters | self.baselines
-
     def document(self) -> dict[str, Any]:
         return {
             "best_step": self.step,

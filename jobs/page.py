@@ -29,6 +29,7 @@ from jobs.page_tables import (
     verdict,
     visible,
 )
+from jobs.tables import beside
 
 MAX_CURVE_POINTS = 600
 MAX_CLASSES_DRAWN = 60
@@ -92,22 +93,16 @@ def filled(template: str, document: Document) -> str:
     return environment.get_template(template).render(document)
 
 
-def _has_both(result: Document) -> bool:
-    return bool(result.get("test") and result.get("validation"))
-
-
 def view(job_dir: Path) -> Document:
     """All that the page shows, as plain values."""
     job = read_document(job_dir / RESOLVED_FILE)
     result = read_document(job_dir / "result.json")
     table = result.get("test") or result.get("validation") or {}
-    baselines = result.get("baselines") or result.get("members") or {}
     data = _NO_DATA | read_document(job_dir / "data_report.json")
     is_language = job.get("kind") == "pretrain"
     corpus, data["splits"] = (data["splits"], {}) if is_language else ({}, data["splits"])
-    flatters = {"on validation": result["validation"]} if _has_both(result) else {}
-    beside = headline(table, flatters | baselines)
-    ours = beside["rows"][0]["cells"] if table else []
+    shown = headline(table, beside(result))
+    ours = shown["rows"][0]["cells"] if table else []
     return {
         "title": str(job.get("name") or result.get("job_id") or job_dir.name),
         "job_id": str(result.get("job_id") or job_dir.name),
@@ -115,9 +110,9 @@ def view(job_dir: Path) -> Document:
         "is_finished": bool(result),
         "has_test": bool(result.get("test")),
         "table": table,
-        "headline": beside,
-        "tiles": [{"name": METRICS[n]} | c for n, c in zip(beside["metrics"], ours, strict=False)],
-        "verdict": verdict(table, baselines),
+        "headline": shown,
+        "tiles": [{"name": METRICS[n]} | c for n, c in zip(shown["metrics"], ours, strict=False)],
+        "verdict": verdict(table, result.get("baselines") or {}),
         "metrics": METRICS,
         "data": data,
         "corpus": corpus,

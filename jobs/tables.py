@@ -47,6 +47,17 @@ def metrics_table(
     return plain_table(["metric", "model", "95% interval", *baselines], rows, title)
 
 
+def beside(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the table of a job's result is shown beside, by name.
+
+    On validation the weights were chosen, so what it promised flatters; then come the baselines,
+    of an ensemble its members.
+    """
+    both = result.get("test") and result.get("validation")
+    flatters = {"on validation": result["validation"]} if both else {}
+    return flatters | (result.get("baselines") or result.get("members") or {})
+
+
 def per_class_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Precision, recall and F1 of each class."""
     names = ("label", "precision", "recall", "f1", "support")

@@ -1,6 +1,9 @@
 """What tests of several files start from."""
 
+from collections.abc import Iterator
+
 import pytest
+from commands import Commands
 
 
 @pytest.fixture
@@ -13,3 +16,13 @@ def place(tmp_path, monkeypatch):
     for name in ("GPT2CLS_DATA", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     return work
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """The commands of one state folder for all tests of a file; no process of theirs is left."""
+    folder = tmp_path_factory.mktemp("commands")
+    commands = Commands(folder / "home", folder)
+    yield commands
+    commands.end()
+    assert not commands.processes(), "`cluster down` left processes"

@@ -1,15 +1,13 @@
 """Texts without labels: which files they come from, and how some are held out."""
 
-import errno
 import gzip
 import json
-import os
+import resource
 
 import pyarrow as pa
 import pytest
 
 from gpt2cls.config import CorpusConfig
-from gpt2cls.data import corpus as module
 from gpt2cls.data import text_files
 from gpt2cls.data.corpus import num_text_bytes, read_corpus
 from gpt2cls.data.locate import check_corpus_exists
@@ -139,10 +137,16 @@ def test_a_corpus_lies_on_disk_and_not_in_memory(folder):
     assert not any((folder / "cache" / "corpora").iterdir())  # nothing is left behind
 
 
-def test_a_disk_that_is_full_is_said(folder, monkeypatch):
-    def full(chunks, folder):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_a_disk_that_takes_no_more_is_said(folder):
+    (folder / "books" / "long.txt").write_text("a long text\n" * 10_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"corpora: File too large.* Make room"):
+            corpus(folder, "books", validation=0.2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    monkeypatch.setattr(module, "mapped", full)
-    with pytest.raises(DataError, match="corpora: No space left on device"):
-        corpus(folder, "books", validation=0.2)
+
+def test_many_short_files_lie_side_by_side(folder):
+    assert corpus(folder, "books", validation="one.txt.gz").train.texts.num_chunks == 1

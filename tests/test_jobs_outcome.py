@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.outcome import Outcome, numbers
+from jobs.tables import beside
 
 SINGLE = {"accuracy": 0.9, "accuracy_ci": [0.8, 1.0], "macro_f1": 0.7, "log_loss": 0.3, "ece": 0.1}
 MULTI = {"accuracy": 0.4, "exact_match": 0.4, "average_precision": None, "rows": 7}
@@ -57,10 +58,10 @@ def test_without_a_test_split_the_points_say_that_they_are_of_validation():
     assert outcome.points()["validation/accuracy"] == 0.5
     assert not any(name.startswith("test/") for name in outcome.points())
     assert outcome.document()["test"] is None
-    assert set(outcome.beside) == {"majority", "tfidf"}
+    assert set(beside(outcome.document())) == {"majority", "tfidf"}
 
 
 def test_a_test_table_is_shown_beside_what_validation_promised():
-    beside = an_outcome(SINGLE).beside
-    assert list(beside) == ["on validation", "majority", "tfidf"]
-    assert beside["on validation"] == {"accuracy": 0.5}
+    shown = beside(an_outcome(SINGLE).document())
+    assert list(shown) == ["on validation", "majority", "tfidf"]
+    assert shown["on validation"] == {"accuracy": 0.5}

@@ -1,7 +1,7 @@
 """Texts to learn a language from: read without their labels, and some of them held out.
 
-They are read a file at a time (a large text file: 16 MiB at a time) and kept on disk, so that all
-of them together may be larger than memory.
+They are read a part at a time and kept on disk, so that all of them together may be larger than
+memory; of tables each file must fit.
 """
 
 from collections.abc import Iterator

@@ -3,8 +3,9 @@
 import codecs
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -50,33 +51,39 @@ def read_text_files(files: Sequence[tuple[str, Path]], fallback: str | None = No
     Raises:
         DataError: a file cannot be read as text.
     """
-    chunks, texts, size = [], [], 0
-    places = []
+    chunks = [*_texts(files, fallback)]
+    places = [Place(shown, 1, is_one_row=True) for shown, _ in files]
+    return Rows(pa.chunked_array(chunks, pa.large_string()), None, None, Origin(places))
+
+
+def _texts(files: Iterable[tuple[str, Path]], fallback: str | None = None) -> Iterator[pa.Array]:
+    """A text per file, as many together as make CHUNK_BYTES."""
+    texts, size = [], 0
     for shown, file in files:
         text = decode(_content(file, shown), shown, fallback=fallback)
         texts.append(text)
-        places.append(Place(shown, 1, is_one_row=True))
         size += len(text)
         if size > CHUNK_BYTES:
-            chunks.append(pa.array(texts, pa.large_string()))
+            yield pa.array(texts, pa.large_string())
             texts, size = [], 0
-    chunks.append(pa.array(texts, pa.large_string()))
-    return Rows(pa.chunked_array(chunks), None, None, Origin(places))
+    if texts:
+        yield pa.array(texts, pa.large_string())
 
 
 def corpus_parts(files: Sequence[tuple[str, Path]]) -> Iterator[pa.Array]:
     """As `read_text_files`, but a file too long for one text is several, each of whole lines.
 
-    Only as much of a file is held at a time as becomes one text.
+    At most CHUNK_BYTES of short files, and as much of a long one as becomes one text, are held at
+    a time.
 
     Raises:
         DataError: a file cannot be read as text, or has a line that is too long for one text.
     """
-    for file in files:
-        if _is_long(file[1]):
-            yield from _in_parts(*file)
+    for is_long, some in groupby(files, key=lambda file: _is_long(file[1])):
+        if is_long:
+            yield from (part for file in some for part in _in_parts(*file))
         else:
-            yield from read_text_files([file]).texts.chunks
+            yield from _texts(some)
 
 
 def _is_long(file: Path) -> bool:

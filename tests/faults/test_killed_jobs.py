@@ -3,7 +3,6 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,6 @@ from commands import Commands, write_job
 from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    folder = tmp_path_factory.mktemp("killed")
-    commands = Commands(folder / "home", folder)
-    yield commands
-    commands.end()
-    assert not commands.processes(), "`cluster down` left processes"
 
 
 def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_run(

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,6 @@ from memory_groups import starve
 from sweeps import children, write_sweep
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    folder = tmp_path_factory.mktemp("killed-sweeps")
-    commands = Commands(folder / "home", folder)
-    yield commands
-    commands.end()
-    assert not commands.processes(), "`cluster down` left processes"
 
 
 def test_a_killed_sweep_goes_on_and_ends_like_one_that_was_not(commands: Commands) -> None:

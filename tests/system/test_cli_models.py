@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,6 @@ import pytest
 from commands import GPT2CLS, Commands, write_job
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    folder = tmp_path_factory.mktemp("models")
-    commands = Commands(folder / "home", folder)
-    yield commands
-    commands.end()
-    assert not commands.processes(), "`cluster down` left processes"
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,6 @@ from commands import Commands
 from sweeps import LR, children, write_sweep
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    folder = tmp_path_factory.mktemp("sweeps")
-    commands = Commands(folder / "home", folder)
-    yield commands
-    commands.end()
-    assert not commands.processes(), "`cluster down` left processes"
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The recipe of ULMFiT in both directions, cut short, as one command."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,6 @@ from test_pipeline import by_name
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 RECIPE = Path(__file__).parents[2] / "recipes" / "ulmfit-both-tiny.yaml"
 STEPS = {"forward-language": 12, "backward-language": 12, "forward": 6, "backward": 6}
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    folder = tmp_path_factory.mktemp("both")
-    commands = Commands(folder / "home", folder)
-    yield commands
-    commands.end()
-    assert not commands.processes(), "`cluster down` left processes"
 
 
 def run_recipe(commands: Commands) -> dict[str, Any]:
