@@ -20,7 +20,8 @@ from gpt2cls.data.tasks import VALUE
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.errors import RequestError
 from gpt2cls.metrics import predictions
-from gpt2cls.model.backbone import AutoBackbone, Backbone
+from gpt2cls.model.auto import AutoBackbone
+from gpt2cls.model.backbone import Backbone
 from gpt2cls.model.classifier import Classifier
 from gpt2cls.model.folder import ModelInfo, load_classifier, members_of
 from gpt2cls.model.packed import PackedGPT2, can_pack

@@ -9,7 +9,8 @@ import torch
 
 from gpt2cls.config import ModelConfig
 from gpt2cls.errors import ModelError
-from gpt2cls.model.backbone import AutoBackbone, build_backbone
+from gpt2cls.model.auto import AutoBackbone
+from gpt2cls.model.backbone import build_backbone
 from gpt2cls.model.gpt2 import GPT2Backbone, tensor_shapes
 from gpt2cls.model.gpt2_folder import load_gpt2, save_gpt2
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from test_gpt2cls_training_ranks import on_ranks
 from tiny_training import tiny_model, tiny_rows
-from torch import nn
 
+from gpt2cls.data.batches import HiddenRows, SequenceRows
+from gpt2cls.data.tasks import Task
+from gpt2cls.model.auto import AutoBackbone
 from gpt2cls.training import shelf
 from gpt2cls.training.compute import Compute
 from gpt2cls.training.features import kept_features
@@ -245,24 +248,78 @@ def test_room_is_made(oldest_first, new, limit, gone):
     assert shelf.doomed(used_s, sizes, new, limit) == [Path(name) for name in gone]
 
 
-class Foreign(nn.Module):
-    """A backbone of which nothing is known but what it gives."""
-
-    def __init__(self, backbone):
-        super().__init__()
-        self.inner, self.width = backbone, backbone.width
-
-    @property
-    def blocks(self):
-        return [[], [self.inner]]
-
-    def forward(self, tokens_BT, lengths_B):
-        return self.inner(tokens_BT, lengths_B)
+def sequence_rows(sizes):
+    """Rows of one to three sequences each, of up to 16 tokens."""
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    texts = tiny_rows(int(starts[-1]))
+    return SequenceRows(texts.data, starts, np.arange(len(sizes)) % 2, 0, 16, 1, max(sizes))
 
 
-def test_a_backbone_of_another_kind_is_kept_whole_or_not_at_all(tmp_path):
+def choosing_model(**settings):
+    return tiny_model(Task("multiple_choice", ("a", "b"), False), **settings)
+
+
+MANY = {
+    "pairs in both orders": (tiny_model, [2] * 12, "mean", "top:1"),
+    "answers": (choosing_model, [2, 3, 2, 2, 3, 2, 2, 3, 2, 2, 2, 2], "last", "top:1"),
+    "answers, all but the pooling": (choosing_model, [2] * 12, "attention", "head_only"),
+}
+
+
+@pytest.mark.parametrize(("make", "sizes", "pooling", "freeze"), MANY.values(), ids=MANY)
+def test_rows_of_several_sequences_are_kept_too(tmp_path, make, sizes, pooling, freeze):
+    model, rows = make(pooling=pooling), sequence_rows(sizes)
+    assert_kept_rows_learn_alike(model, rows, freeze, tmp_path)
+
+
+def assert_kept_rows_learn_alike(model, rows, freeze, folder):
+    chosen, names = np.array([3, 1, 8, 11]), trainable_names(model, freeze, 0)
+    apply_freeze(model, names)
+    loss, gradients = learn_once(model, rows, chosen)
+    kept = keep(model, rows, folder, frozen_depth(model, names))
+    assert isinstance(kept, HiddenRows)
+    loss_of_kept, gradients_of_kept = learn_once(model, kept, chosen)
+    assert loss_of_kept == pytest.approx(loss, rel=1e-5)
+    assert gradients_of_kept.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradients_of_kept[name], gradient, atol=2e-5, rtol=1e-4)
+
+
+def llama(kind=transformers.LlamaModel):
+    torch.manual_seed(2)
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 60}
+    return AutoBackbone(kind(transformers.LlamaConfig(num_attention_heads=4, **shape)))
+
+
+@pytest.mark.parametrize("freeze", ["top:1", "top:2"])
+def test_a_backbone_of_transformers_is_cut_at_a_block(tmp_path, freeze):
+    model, rows = tiny_model(pooling="mean"), tiny_rows(12)
+    model.backbone = llama()
+    assert_kept_rows_learn_alike(model, rows, freeze, tmp_path)
+    changed = [*tmp_path.iterdir()]
+    model.backbone.model.config.rms_norm_eps = 0.1  # shows in no tensor
+    keep(model, rows, tmp_path, 3 - int(freeze[-1]))
+    assert len([*tmp_path.iterdir()]) == len(changed) + 1
+
+
+def test_an_lstm_is_cut_between_layers_of_other_widths(tmp_path):
+    model = tiny_model(backbone="awd-lstm-tiny", pooling="concat", dropout=0.0)
+    assert model.backbone.width_below(1) != model.backbone.width
+    assert_kept_rows_learn_alike(model, tiny_rows(12), "top:1", tmp_path)
+
+
+class Bypassed(transformers.LlamaModel):
+    """Its last output reads the embeddings once more, past all layers."""
+
+    def forward(self, input_ids, **kwargs):
+        output = super().forward(input_ids, **kwargs)
+        output.last_hidden_state += self.embed_tokens(input_ids)
+        return output
+
+
+def test_a_backbone_that_cannot_be_cut_is_kept_whole_or_not_at_all(tmp_path):
     model, rows, told = tiny_model(pooling="attention"), tiny_rows(12), []
-    model.backbone = Foreign(model.backbone)
+    model.backbone = llama(Bypassed)
     assert keep(model, rows, tmp_path, 1, told=told) is rows
     assert "cannot be cut at a block" in told[0]
     loss, _ = learn_once(model, rows, np.arange(12))

@@ -53,7 +53,8 @@ class Batch:
     features_BF: Tensor | None = None
     """Pooled vectors that were computed before, because nothing below them learns."""
     hidden_BTD: Tensor | None = None
-    """Likewise hidden states: those that enter `block`, or (None) that leave the backbone."""
+    """Likewise hidden states: those that enter `block`, or (None) that leave the backbone; of rows
+    of several sequences [N, T, D], one sequence after another."""
     block: int | None = None
 
     @property
@@ -198,13 +199,21 @@ class TokenRows:
         longest = int(self.data.lengths[rows].max())
         return max(padded_length(longest, self.pad_to, self.max_length), 1)
 
+    def texts(self, rows: Rows) -> Rows:
+        """Which texts of `data` these rows are: the same."""
+        return rows
+
+    def lengths_read(self, rows: Rows) -> NDArray[np.int64]:
+        """How many tokens a model reads of each row, [B]."""
+        return read_lengths(self.data.lengths[rows])
+
     def batch(self, rows: Rows) -> Batch:
         starts, lengths = self.data.offsets[rows], self.data.lengths[rows].astype(np.int64)
         tokens_BT = np.full((len(rows), self.width(rows)), self.pad_id, np.int64)
         _fill(tokens_BT, self.data.tokens, starts, lengths)
         return Batch(
             torch.from_numpy(tokens_BT),
-            torch.from_numpy(read_lengths(lengths)),
+            torch.from_numpy(self.lengths_read(rows)),
             torch.from_numpy(self.data.cut_share[rows].astype(np.float32)),
             label_tensor(self.labels[rows]),
         )
@@ -249,24 +258,41 @@ class SequenceRows:
         """The rows of each batch."""
         return micro_batches(rows, self.lengths, token_budget, self.pad_to)
 
-    def batch(self, rows: Rows) -> Batch:
-        places_BS = self.starts[rows][:, None] + np.arange(self.num_sequences)
-        is_there_BS = places_BS < self.starts[rows + 1][:, None]
+    def width(self, rows: Rows) -> int:
+        """How many tokens the sequences of a batch of these rows have, with padding."""
+        longest = int(self.data.lengths[self.texts(rows)].max())
+        return max(padded_length(longest, self.pad_to, self.max_length), 1)
+
+    def texts(self, rows: Rows) -> Rows:
+        """Which texts of `data` the sequences of these rows are, one row after another: [N]."""
+        places_BS, is_there_BS = self._places(rows)
+        return places_BS[is_there_BS]
+
+    def lengths_read(self, rows: Rows) -> NDArray[np.int64]:
+        """How many tokens a model reads of each sequence, [B, S]; 0 where a row has none."""
+        places_BS, is_there_BS = self._places(rows)
         lengths_BS = np.zeros(places_BS.shape, np.int64)
-        chosen_N = places_BS[is_there_BS]
-        lengths_N = self.data.lengths[chosen_N].astype(np.int64)
-        width = max(padded_length(int(lengths_N.max()), self.pad_to, self.max_length), 1)
-        tokens_BST = np.full((*places_BS.shape, width), self.pad_id, np.int64)
-        tokens_NT = np.full((len(chosen_N), width), self.pad_id, np.int64)
-        _fill(tokens_NT, self.data.tokens, self.data.offsets[chosen_N], lengths_N)
-        tokens_BST[is_there_BS] = tokens_NT
-        lengths_BS[is_there_BS] = read_lengths(lengths_N)
+        lengths_BS[is_there_BS] = read_lengths(self.data.lengths[places_BS[is_there_BS]])
+        return lengths_BS
+
+    def batch(self, rows: Rows) -> Batch:
+        texts_N, lengths_BS, width = self.texts(rows), self.lengths_read(rows), self.width(rows)
+        lengths_N = self.data.lengths[texts_N].astype(np.int64)
+        tokens_BST = np.full((*lengths_BS.shape, width), self.pad_id, np.int64)
+        tokens_NT = np.full((len(texts_N), width), self.pad_id, np.int64)
+        _fill(tokens_NT, self.data.tokens, self.data.offsets[texts_N], lengths_N)
+        tokens_BST[lengths_BS > 0] = tokens_NT
         return Batch(
             torch.from_numpy(tokens_BST),
             torch.from_numpy(lengths_BS),
             torch.from_numpy(self.cut_share[rows]),
             label_tensor(self.labels[rows]),
         )
+
+    def _places(self, rows: Rows) -> tuple[Rows, NDArray[np.bool_]]:
+        """Where in `data` each sequence of a batch would be, and whether it is: [B, S]."""
+        places_BS = self.starts[rows][:, None] + np.arange(self.num_sequences)
+        return places_BS, places_BS < self.starts[rows + 1][:, None]
 
 
 def rows_of_tokens(
@@ -307,11 +333,11 @@ class FeatureRows:
 class HiddenRows:
     """The same rows as `source`, but with hidden states in the place of the tokens."""
 
-    source: TokenRows
+    source: TokenRows | SequenceRows
     hidden: NDArray[Any]
     """Of all tokens, [tokens, D]: fp32, or the bits of bf16 as int16 (numpy has no bf16)."""
     offsets: NDArray[np.int64]
-    """Of row i: hidden[offsets[i] : offsets[i + 1]]."""
+    """Of text (or sequence) i of the source: hidden[offsets[i] : offsets[i + 1]]."""
     block: int | None
     """Which they enter; None: they leave the backbone."""
 
@@ -320,11 +346,16 @@ class HiddenRows:
             yield self.batch(some)
 
     def batch(self, rows: Rows) -> Batch:
-        batch = _without_tokens(self.source, rows)
-        shape = (len(rows), self.source.width(rows), self.hidden.shape[1])
-        hidden_BTD = np.zeros(shape, self.hidden.dtype)
-        _fill(hidden_BTD, self.hidden, self.offsets[rows], batch.lengths_B.numpy())
-        return replace(batch, hidden_BTD=as_tensor(hidden_BTD), block=self.block)
+        lengths_BS, texts_N = self.source.lengths_read(rows), self.source.texts(rows)
+        shape = (len(texts_N), self.source.width(rows), self.hidden.shape[1])
+        hidden_NTD = np.zeros(shape, self.hidden.dtype)
+        _fill(hidden_NTD, self.hidden, self.offsets[texts_N], lengths_BS[lengths_BS > 0])
+        return replace(
+            _without_tokens(self.source, rows),
+            lengths_B=torch.from_numpy(lengths_BS),
+            hidden_BTD=as_tensor(hidden_NTD),
+            block=self.block,
+        )
 
 
 RowSource = TokenRows | SequenceRows | FeatureRows | HiddenRows

@@ -154,6 +154,10 @@ class AwdLstm(nn.Module):
     def width(self) -> int:
         return self.config.width
 
+    def width_below(self, block: int) -> int:
+        """Features of the hidden states that enter layer `block`."""
+        return self.config.sizes()[block][0]
+
     @property
     def blocks(self) -> list[list[nn.Module]]:
         """The groups of layers from the bottom to the top; the embedding is the first."""
@@ -161,9 +165,20 @@ class AwdLstm(nn.Module):
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Hidden states [B, T, D] of the last layer; those of padding mean nothing."""
+        return self.from_block(self._embedded(tokens_BT), lengths_B, 0)
+
+    def up_to_block(self, tokens_BT: Tensor, lengths_B: Tensor, first: int) -> Tensor:
+        """The hidden states [B, T, D] that enter layer `first` (0 is the lowest)."""
         del lengths_B  # padding is on the right, and no token sees what is right of it
         x_BTD = self._embedded(tokens_BT)
-        for layer in self.h:
+        for layer in self.h[:first]:
+            x_BTD = layer(x_BTD)
+        return x_BTD
+
+    def from_block(self, x_BTD: Tensor, lengths_B: Tensor, first: int) -> Tensor:
+        """What `forward` gives, from the hidden states that enter layer `first`."""
+        del lengths_B
+        for layer in self.h[first:]:
             x_BTD = layer(x_BTD)
         return x_BTD
 

@@ -1,19 +1,20 @@
 """The network below the classifier: a built-in shape, a folder of ours, or any AutoModel.
 
 Every backbone has `width`, `blocks` (groups of layers from the bottom to the top) and
-`forward(tokens_BT, lengths_B) -> hidden_BTD`, with padding on the right.
+`forward(tokens_BT, lengths_B) -> hidden_BTD`, with padding on the right. It can be cut below each
+of its blocks: `from_block(up_to_block(tokens, lengths, i), lengths, i)` is `forward`.
 """
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gpt2cls.config import BUILTIN_SHAPES, ModelConfig
 from gpt2cls.data.tokenizer import reads_backward
 from gpt2cls.errors import ModelError
+from gpt2cls.model.auto import AutoBackbone, text_config
 from gpt2cls.model.awd_lstm import EMBEDDING_BOUND, AwdLstm, AwdLstmConfig, init_awd_lstm
 from gpt2cls.model.awd_lstm_folder import MODEL_TYPE, load_awd_lstm, save_awd_lstm
 from gpt2cls.model.gpt2 import GPT2Backbone, GPT2Config, init_gpt2
@@ -54,53 +55,9 @@ _DROPOUTS = (  # what configurations of transformers call it
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx")
 
 
-class AutoBackbone(nn.Module):
-    """Any text model that transformers.AutoModel reads from safetensors."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    @property
-    def width(self) -> int:
-        return int(_text_config(self.model.config).hidden_size)
-
-    @property
-    def blocks(self) -> list[list[nn.Module]]:
-        """The layer lists of the model, bottom to top; what stands before and after joins them."""
-        lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList)]
-        layers = max((list(found) for found in lists), key=len, default=[])
-        inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        rest = [m for m in self.model.children() if not _holds_any(m, inside)]
-        below = [m for m in rest if _has_embedding(m)]
-        above = [m for m in rest if not _has_embedding(m)]
-        if not layers:
-            return [[self.model]]
-        return [below, *([layer] for layer in layers[:-1]), [layers[-1], *above]]
-
-    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        places_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        mask_BT = (places_T < lengths_B[:, None]).long()
-        kwargs: dict[str, Any] = {}
-        if getattr(self.model.config, "is_decoder", True) or hasattr(
-            self.model.config, "use_cache"
-        ):
-            kwargs["use_cache"] = False
-        output = self.model(input_ids=tokens_BT, attention_mask=mask_BT, **kwargs)
-        return cast(Tensor, output.last_hidden_state)
-
-
 OurBackbone = GPT2Backbone | AwdLstm
 """Its token embedding `wte` is also its output as a language model."""
 Backbone = OurBackbone | AutoBackbone
-
-
-def _holds_any(module: nn.Module, parameter_ids: set[int]) -> bool:
-    return any(id(parameter) in parameter_ids for parameter in module.parameters())
-
-
-def _has_embedding(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Embedding) for part in module.modules())
 
 
 def build_backbone(
@@ -273,11 +230,7 @@ def _limits(backbone: Backbone) -> tuple[int, int | None]:
         return backbone.config.vocab_size, backbone.config.positions
     if isinstance(backbone, AwdLstm):
         return backbone.config.vocab_size, None
-    config = _text_config(backbone.model.config)
+    config = text_config(backbone.model.config)
     positions = [getattr(config, name, None) for name in _POSITIONS]
     vocabulary = backbone.model.get_input_embeddings().num_embeddings
     return vocabulary, next((p for p in positions if isinstance(p, int) and p > 0), None)
-
-
-def _text_config(config: Any) -> Any:
-    return config.get_text_config() if hasattr(config, "get_text_config") else config

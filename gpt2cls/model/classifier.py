@@ -63,24 +63,29 @@ class Classifier(nn.Module):
         return features_BSF if isinstance(self.head, ChoiceHead) else features_BSF.sum(dim=1)
 
     def hidden_below(self, tokens_BT: Tensor, lengths_B: Tensor, block: int | None) -> Tensor:
-        """The hidden states [B, T, D] that enter `block` of a GPT-2; None: leave the backbone."""
+        """The hidden states [B, T, D] that enter `block`; None: that leave the backbone.
+
+        Of rows of several sequences they are [N, T, D], one sequence after another.
+        """
+        if tokens_BT.dim() == 3:
+            is_there_BS = lengths_B > 0
+            tokens_BT, lengths_B = tokens_BT[is_there_BS], lengths_B[is_there_BS]
         if block is None:
             return self.backbone(tokens_BT, lengths_B)  # type: ignore[no-any-return]
-        return self._gpt2.up_to_block(tokens_BT, lengths_B, block)
+        return self.backbone.up_to_block(tokens_BT, lengths_B, block)
 
     def features_above(self, hidden_BTD: Tensor, lengths_B: Tensor, block: int | None) -> Tensor:
         """What `features` gives, from what `hidden_below` gave; rounded when that was kept."""
+        if lengths_B.dim() == 2:
+            is_there_BS = lengths_B > 0
+            of_each_NF = self.features_above(hidden_BTD, lengths_B[is_there_BS], block)
+            return self.of_rows(of_each_NF, is_there_BS)
         hidden_BTD = hidden_BTD.float()  # as the residual stream is, whatever it was kept in
         if block is not None:
-            if self.pooling.kind == "last":
-                return self._gpt2.last_from_block(hidden_BTD, lengths_B, block).float()
-            hidden_BTD = self._gpt2.from_block(hidden_BTD, block)
+            if self.pooling.kind == "last" and isinstance(self.backbone, GPT2Backbone):
+                return self.backbone.last_from_block(hidden_BTD, lengths_B, block).float()
+            hidden_BTD = self.backbone.from_block(hidden_BTD, lengths_B, block)
         return self.pooling(hidden_BTD, lengths_B)  # type: ignore[no-any-return]
-
-    @property
-    def _gpt2(self) -> GPT2Backbone:
-        assert isinstance(self.backbone, GPT2Backbone), "only a GPT-2 is cut at a block"
-        return self.backbone
 
     def head_logits(self, features_BF: Tensor, cut_share_B: Tensor) -> Tensor:
         """Logits [B, C] in float32, already divided by the temperature; or standardised values."""

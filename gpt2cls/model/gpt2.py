@@ -155,6 +155,11 @@ class GPT2Backbone(nn.Module):
     def width(self) -> int:
         return self.config.width
 
+    def width_below(self, block: int) -> int:
+        """Features of the hidden states that enter `block`."""
+        del block
+        return self.width
+
     @property
     def blocks(self) -> list[list[nn.Module]]:
         """The groups of layers from the bottom to the top; the embeddings are the first."""
@@ -167,7 +172,7 @@ class GPT2Backbone(nn.Module):
 
         A batch padded beyond the position table is cut to it, provided that no text is longer.
         """
-        return self.from_block(self._embedded(tokens_BT, lengths_B), 0)
+        return self.from_block(self._embedded(tokens_BT, lengths_B), lengths_B, 0)
 
     def last_hidden(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The hidden state [B, D] of each row's last token.
@@ -184,8 +189,9 @@ class GPT2Backbone(nn.Module):
             x_BTD = block(x_BTD)
         return x_BTD
 
-    def from_block(self, x_BTD: Tensor, first: int) -> Tensor:
+    def from_block(self, x_BTD: Tensor, lengths_B: Tensor, first: int) -> Tensor:
         """What `forward` gives, from the hidden states that enter block `first`."""
+        del lengths_B  # padding is on the right, and no token sees what is right of it
         for block in self.h[first:]:
             x_BTD = block(x_BTD)
         return self.ln_f(x_BTD)  # type: ignore[no-any-return]

@@ -26,12 +26,13 @@ from gpt2cls.data.batches import (
     as_tensor,
     read_lengths,
 )
+from gpt2cls.model.auto import AutoBackbone
 from gpt2cls.model.choice_head import ChoiceHead
 from gpt2cls.model.gpt2 import GPT2Backbone
 from gpt2cls.model.pooling import token_mask
 from gpt2cls.training.compute import Compute
 from gpt2cls.training.evaluating import for_each_batch
-from gpt2cls.training.freezing import Depth
+from gpt2cls.training.freezing import Depth, blocks_of
 from gpt2cls.training.memory import TokenBudget
 from gpt2cls.training.precision import Name
 from gpt2cls.training.shelf import (
@@ -61,18 +62,18 @@ class Kept:
     depth: Depth
     spec: ArraySpec
     offsets: NDArray[np.int64]
-    """The vectors of row i are at offsets[i] to offsets[i + 1]."""
+    """Of row i (pooled) or of text i of the source: the vectors offsets[i] to offsets[i + 1]."""
 
     def rows(self, values: NDArray[Any]) -> FeatureRows | HiddenRows:
         if self.depth == "pooled":
             return FeatureRows(self.source, values)
-        assert isinstance(self.source, TokenRows)
         block = None if self.depth == "final" else self.depth
         return HiddenRows(self.source, values, self.offsets, block)
 
     def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the vectors of these texts are, one text after another."""
-        pieces = zip(self.offsets[rows].tolist(), self.offsets[rows + 1].tolist(), strict=True)
+        """Where the vectors of these rows are, one row after another."""
+        of = rows if self.depth == "pooled" else self.source.texts(rows)
+        pieces = zip(self.offsets[of].tolist(), self.offsets[of + 1].tolist(), strict=True)
         return np.concatenate([np.arange(start, end) for start, end in pieces])
 
 
@@ -100,12 +101,15 @@ def kept_features(
         tell: takes words about the progress.
         depth: where the network is cut.
     """
-    if isinstance(depth, int) and not isinstance(model.backbone, GPT2Backbone):
+    if isinstance(depth, int) and not _can_be_cut(model, source, depth, compute):
         tell("this backbone cannot be cut at a block: what is frozen is computed in every step")
         return source
-    is_summed = not isinstance(model.head, ChoiceHead)
-    if isinstance(source, SequenceRows) and not (depth == "pooled" and is_summed):
-        tell("rows of several sequences: what is frozen is computed in every step")
+    if (
+        isinstance(source, SequenceRows)
+        and depth == "pooled"
+        and isinstance(model.head, ChoiceHead)
+    ):
+        tell("rows of several answers: what is frozen is computed in every step")
         return source
     kept, ranks = _kept(model, source, depth, compute.precision), compute.ranks
     key = features_key(model, source, depth, compute.precision)
@@ -138,15 +142,14 @@ def features_key(
     model: nn.Module, source: TokenRows | SequenceRows, depth: Depth, precision: Name
 ) -> str:
     """A fingerprint of all that the values depend on: content, not names or times of files."""
-    digest = hashlib.blake2b(f"2 {precision} {depth}".encode(), digest_size=16)
-    below = _prefixes(depth)
+    digest = hashlib.blake2b(f"3 {precision} {depth}".encode(), digest_size=16)
+    below = _tensors_below(model, depth)
     for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(below):
+        if name in below:
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().data)
-    if isinstance(model.backbone, GPT2Backbone):  # the number of heads shows in no tensor
-        digest.update(repr(replace(model.backbone.config, raw={})).encode())
+    digest.update(_shape(model.backbone).encode())
     # The limit too: which padded shapes there are decides the last bits of a sum.
     pooling: Any = model.pooling
     shapes = (source.max_length, source.pad_to, source.pad_id)
@@ -174,22 +177,39 @@ class Progress:
 def _kept(
     model: nn.Module, source: TokenRows | SequenceRows, depth: Depth, precision: Name
 ) -> Kept:
-    lengths = source.lengths
-    per_text = np.ones(len(lengths), np.int64) if depth == "pooled" else read_lengths(lengths)
-    part: Any = model.pooling if depth == "pooled" else model.backbone
-    is_exact = depth == "pooled" or precision == "fp32"
-    offsets = np.concatenate([[0], np.cumsum(per_text)])
-    spec = ArraySpec((int(offsets[-1]), part.width), np.float32 if is_exact else np.int16)
+    is_pooled = depth == "pooled"
+    of_each = (
+        np.ones(len(source.lengths), np.int64) if is_pooled else read_lengths(source.data.lengths)
+    )
+    backbone: Any = model.backbone
+    pooling: Any = model.pooling
+    width = backbone.width_below(depth) if isinstance(depth, int) else backbone.width
+    width = pooling.width if is_pooled else width
+    is_exact = is_pooled or precision == "fp32"
+    offsets = np.concatenate([[0], np.cumsum(of_each)])
+    spec = ArraySpec((int(offsets[-1]), width), np.float32 if is_exact else np.int16)
     return Kept(source, depth, spec, offsets)
 
 
-def _prefixes(depth: Depth) -> tuple[str, ...]:
-    """Of the names of all tensors below."""
-    if depth == "pooled":
-        return ("backbone.", "pooling.")
-    if depth == "final":
-        return ("backbone.",)
-    return ("backbone.wte.", "backbone.wpe.", *(f"backbone.h.{i}." for i in range(depth)))
+def _tensors_below(model: nn.Module, depth: Depth) -> set[str]:
+    """The names of all tensors that the values depend on."""
+    names = model.state_dict(keep_vars=True)
+    if isinstance(depth, int):
+        modules = [module for block in blocks_of(model)[: depth + 1] for module in block]
+        inside = {id(t) for module in modules for t in module.state_dict(keep_vars=True).values()}
+        return {name for name, tensor in names.items() if id(tensor) in inside}
+    parts = ("backbone.", "pooling.") if depth == "pooled" else ("backbone.",)
+    return {name for name in names if name.startswith(parts)}
+
+
+def _shape(backbone: Any) -> str:
+    """What shows in no tensor, such as the number of heads."""
+    if isinstance(backbone, AutoBackbone):
+        config = backbone.model.config.to_dict()
+        return repr(sorted((k, v) for k, v in config.items() if k != "_name_or_path"))
+    if isinstance(backbone, GPT2Backbone):
+        return repr(replace(backbone.config, raw={}))
+    return repr(getattr(backbone, "config", None))
 
 
 def _reserved(cache_dir: Path, aside: Path, spec: ArraySpec) -> str | None:
@@ -227,6 +247,35 @@ def _compute(
     ranks.total(0)  # every rank has written its rows
 
 
+def _can_be_cut(
+    model: nn.Module, source: TokenRows | SequenceRows, block: int, compute: Compute
+) -> bool:
+    """Whether a network's two parts, one after the other, are what it is whole.
+
+    Of ours that is so. Of another it is tried, on a handful of texts.
+    """
+    if not isinstance(model.backbone, AutoBackbone):
+        return hasattr(model.backbone, "up_to_block")
+    answers = []
+
+    def check(_: NDArray[np.int64], batch: Batch) -> None:
+        whole: Any = model
+        hidden_BTD = whole.hidden_below(batch.tokens_BT, batch.lengths_B, block)
+        expected = whole.features(batch.tokens_BT, batch.lengths_B)
+        found = whole.features_above(hidden_BTD, batch.lengths_B, block)
+        allowed = TOLERANCES[compute.precision] * expected.norm(dim=-1)
+        is_right = bool(((found - expected).norm(dim=-1) <= allowed).all())
+        answers.append(is_right and hidden_BTD.shape[2] == whole.backbone.width_below(block))
+
+    rows = np.arange(min(CHECKED_TEXTS, len(source.lengths)))
+    try:
+        for_each_batch(model, source, [rows], check, compute)
+    except Exception:  # a library of hundreds of architectures raises anything
+        answers.append(False)
+    ranks = compute.ranks
+    return ranks.total(float(all(answers))) == ranks.world
+
+
 def _is_right(model: nn.Module, kept: Kept, values: NDArray[Any], compute: Compute) -> bool:
     """Whether a handful of texts, others on each rank, have the values that the model computes."""
     num_texts, ranks = len(kept.source.lengths), compute.ranks
@@ -251,7 +300,8 @@ def _values(model: nn.Module, depth: Depth, batch: Batch) -> Tensor:
         return model.features(batch.tokens_BT, batch.lengths_B).float().cpu()  # type: ignore[operator, no-any-return]
     block = None if depth == "final" else depth
     hidden_BTD: Tensor = model.hidden_below(batch.tokens_BT, batch.lengths_B, block)  # type: ignore[operator]
-    return hidden_BTD[token_mask(batch.lengths_B, hidden_BTD.shape[1])].float().cpu()
+    lengths_N = batch.lengths_B[batch.lengths_B > 0]
+    return hidden_BTD[token_mask(lengths_N, hidden_BTD.shape[1])].float().cpu()
 
 
 def _stored(values: Tensor, spec: ArraySpec) -> NDArray[Any]:

@@ -1,0 +1,133 @@
+"""Any text model of transformers as a backbone, also cut in two at one of its layers.
+
+Letters in tensor names: B rows, T tokens, D features.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+class AutoBackbone(nn.Module):
+    """Any text model that transformers.AutoModel reads from safetensors."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def width(self) -> int:
+        return int(text_config(self.model.config).hidden_size)
+
+    def width_below(self, block: int) -> int:
+        """Features of the hidden states that enter `block`, if it is like most models."""
+        del block
+        return self.width
+
+    @property
+    def blocks(self) -> list[list[nn.Module]]:
+        """The layer lists of the model, bottom to top; what stands before and after joins them."""
+        layers = self._layers
+        inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        rest = [m for m in self.model.children() if not _holds_any(m, inside)]
+        below = [m for m in rest if _has_embedding(m)]
+        above = [m for m in rest if not _has_embedding(m)]
+        if not layers:
+            return [[self.model]]
+        return [below, *([layer] for layer in layers[:-1]), [layers[-1], *above]]
+
+    @property
+    def _layers(self) -> list[nn.Module]:
+        """The longest list of modules."""
+        lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList)]
+        return max((list(found) for found in lists), key=len, default=[])
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Hidden states [B, T, D]; those of padding mean nothing."""
+        places_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+        mask_BT = (places_T < lengths_B[:, None]).long()
+        kwargs: dict[str, Any] = {}
+        if getattr(self.model.config, "is_decoder", True) or hasattr(
+            self.model.config, "use_cache"
+        ):
+            kwargs["use_cache"] = False
+        output = self.model(input_ids=tokens_BT, attention_mask=mask_BT, **kwargs)
+        return cast(Tensor, output.last_hidden_state)
+
+    def up_to_block(self, tokens_BT: Tensor, lengths_B: Tensor, first: int) -> Tensor:
+        """The hidden states [B, T, D] that enter layer `first`; nothing above it is computed.
+
+        Whether this and `from_block` are together what `forward` is, nobody knows of a model that
+        was never seen: it has to be tried.
+        """
+        entered: list[Tensor] = []
+
+        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            entered.append(args[0] if args else kwargs["hidden_states"])
+            raise _Entered
+
+        with self._before_layer(first, stop):
+            try:
+                self(tokens_BT, lengths_B)
+            except _Entered:
+                return entered[0]
+        raise RuntimeError(f"layer {first} is never entered")
+
+    def from_block(self, x_BTD: Tensor, lengths_B: Tensor, first: int) -> Tensor:
+        """What `forward` gives, from the hidden states that enter layer `first`.
+
+        The model runs as it always does, on tokens that do not matter: the layers below pass on
+        what they get, and this layer is given `x_BTD`. So masks and positions are the model's own.
+        """
+
+        def give(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if args:
+                return (x_BTD, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": x_BTD}
+
+        tokens_BT = lengths_B.new_zeros(x_BTD.shape[:2])
+        with self._before_layer(first, give), ExitStack() as skipped:
+            for layer in self._layers[:first]:
+                skipped.enter_context(_passing_on(layer))
+            return self(tokens_BT, lengths_B)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _before_layer(self, place: int, hook: Any) -> Iterator[None]:
+        handle = self._layers[place].register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+class _Entered(Exception):
+    """All that is asked for is known."""
+
+
+@contextmanager
+def _passing_on(layer: nn.Module) -> Iterator[None]:
+    def forward(*args: Any, **_: Any) -> tuple[Any, ...]:
+        # Some models take a layer's output as it is, some its first part: both go on with this.
+        return args[:1]
+
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        del layer.forward
+
+
+def text_config(config: Any) -> Any:
+    """The part of a configuration that is about texts."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _holds_any(module: nn.Module, parameter_ids: set[int]) -> bool:
+    return any(id(parameter) in parameter_ids for parameter in module.parameters())
+
+
+def _has_embedding(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Embedding) for part in module.modules())

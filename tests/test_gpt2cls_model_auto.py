@@ -1,0 +1,74 @@
+"""Models of other kinds, cut at a layer: the two parts are together what the model is whole."""
+
+import pytest
+import torch
+
+from gpt2cls.model.auto import AutoBackbone
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 60}
+ALSO = {"intermediate_size": 48, "max_position_embeddings": 32}
+KINDS = {
+    "Llama": ALSO,
+    "Gemma2": {**ALSO, "head_dim": 8, "num_key_value_heads": 2, "sliding_window": 4},
+    "Qwen2": {**ALSO, "num_key_value_heads": 2},
+    "GPTNeoX": ALSO,
+    "Bert": ALSO,
+    "Roberta": ALSO,
+    "Electra": {**ALSO, "embedding_size": 16},
+    "DistilBert": {"dim": 32, "hidden_dim": 48, "n_layers": 4, "n_heads": 4, "vocab_size": 60},
+}
+LENGTHS_B = torch.tensor([9, 12, 1])
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    return pytest.importorskip("transformers")
+
+
+def backbone_of(transformers, kind):
+    torch.manual_seed(0)
+    settings = KINDS[kind] if kind == "DistilBert" else {**SMALL, **KINDS[kind]}
+    config = getattr(transformers, f"{kind}Config")(pad_token_id=0, **settings)
+    return AutoBackbone(getattr(transformers, f"{kind}Model")(config)).eval()
+
+
+@pytest.fixture
+def tokens():
+    tokens_BT = torch.randint(2, 60, (3, 12), generator=torch.Generator().manual_seed(1))
+    places_T = torch.arange(12)
+    return tokens_BT.where(places_T < LENGTHS_B[:, None], 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", [0, 1, 3])
+def test_two_parts_are_what_the_model_is_whole(transformers, kind, block, tokens):
+    backbone = backbone_of(transformers, kind)
+    with torch.no_grad():
+        wanted_BTD = backbone(tokens, LENGTHS_B)
+        below_BTD = backbone.up_to_block(tokens, LENGTHS_B, block)
+        found_BTD = backbone.from_block(below_BTD, LENGTHS_B, block)
+        again_BTD = backbone(tokens, LENGTHS_B)
+    for row, length in enumerate(LENGTHS_B):
+        assert torch.equal(found_BTD[row, :length], wanted_BTD[row, :length])
+    assert below_BTD.shape[2] == backbone.width_below(block)
+    assert not torch.equal(below_BTD, wanted_BTD)
+    assert torch.equal(again_BTD, wanted_BTD)  # the model is left as it was
+
+
+def test_gradients_reach_what_is_above_the_cut_and_nothing_below(transformers, tokens):
+    backbone = backbone_of(transformers, "Llama")
+    with torch.no_grad():
+        below_BTD = backbone.up_to_block(tokens, LENGTHS_B, 2)
+    backbone.from_block(below_BTD, LENGTHS_B, 2).sum().backward()
+    learns = {name.split(".")[2] for name, p in backbone.named_parameters() if p.grad is not None}
+    assert learns == {"2", "3", "weight"}  # two layers and the norm
+
+
+def test_a_layer_that_fails_leaves_the_model_as_it_was(transformers, tokens):
+    backbone = backbone_of(transformers, "Llama")
+    with pytest.raises(RuntimeError):
+        backbone.from_block(torch.zeros(3, 12, 7), LENGTHS_B, 2)
+    with torch.no_grad():
+        whole_BTD = backbone(tokens, LENGTHS_B)
+        below_BTD = backbone.up_to_block(tokens, LENGTHS_B, 2)
+        assert torch.equal(backbone.from_block(below_BTD, LENGTHS_B, 2)[1], whole_BTD[1])
