@@ -34,6 +34,12 @@ def calibration_gaps(probs: Floats, labels: NDArray[Any]) -> NDArray[np.float64]
     return gaps_NK
 
 
+def calibration_error(probs: Floats, labels: NDArray[Any]) -> float:
+    """Expected calibration error of probabilities [N, C]: 0 is perfect, 1 is always wrong."""
+    gaps_K = calibration_gaps(probs, labels).sum(axis=0)
+    return float(np.abs(gaps_K).sum() / labels.size)
+
+
 def reliability_table(probs: Floats, labels: NDArray[Any]) -> list[dict[str, Any]]:
     """Per bin: its ends, how many decisions fell in it, their mean confidence and accuracy."""
     sums = np.zeros((3, NUM_BINS))

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2cls.calibration import NUM_BINS, calibration_gaps, reliability_table
+from gpt2cls.calibration import (
+    NUM_BINS,
+    calibration_error,
+    calibration_gaps,
+    reliability_table,
+)
 from gpt2cls.intervals import Scores, Sums, bootstrap_intervals, num_resamples
 from gpt2cls.regression import evaluate_values, quick_scores
 
@@ -33,7 +38,7 @@ SMALLEST_PROBABILITY = 1e-15
 
 
 def quick_metrics(probs: Floats, labels: LabelArray, task: "Task") -> dict[str, float]:
-    """Accuracy, macro_f1, micro_f1 and log_loss; exact_match too where a row has several labels.
+    """Accuracy, macro_f1, micro_f1, log_loss and ece; exact_match too with several labels a row.
 
     Of regression, whose values stand in the place of probabilities: pearson, spearman and mse.
 
@@ -51,6 +56,7 @@ def quick_metrics(probs: Floats, labels: LabelArray, task: "Task") -> dict[str, 
         "macro_f1": float(macro),
         "micro_f1": float(micro),
         "log_loss": float(row_losses(probs, labels).mean()),
+        "ece": calibration_error(probs, labels),
     }
     if task.kind == "multi_label":
         scores["exact_match"] = scores["accuracy"]

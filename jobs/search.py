@@ -22,9 +22,9 @@ The field is dotted, or a path where keys hold dots themselves.
 """
 
 METRICS_OF_VALUES = ("pearson", "spearman", "mse")
-METRICS_OF_CLASSES = ("accuracy", "macro_f1", "micro_f1", "exact_match", "log_loss")
+METRICS_OF_CLASSES = ("accuracy", "macro_f1", "micro_f1", "exact_match", "log_loss", "ece")
 METRICS = (*METRICS_OF_CLASSES, *METRICS_OF_VALUES)
-METRICS_TO_RAISE = tuple(name for name in METRICS if name not in ("log_loss", "mse"))
+METRICS_TO_RAISE = tuple(name for name in METRICS if name not in ("log_loss", "ece", "mse"))
 MAX_RUNS = 100_000
 MAX_GRID_POINTS = 10_000
 TRIALS_UNLESS_TOLD = 12
@@ -110,6 +110,7 @@ Metric = Annotated[
         "micro_f1",
         "exact_match",
         "log_loss",
+        "ece",
         "pearson",
         "spearman",
         "mse",

@@ -33,6 +33,16 @@ def test_training_can_import_the_metrics_without_scipy_and_sklearn():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def plain_calibration_error(confidence, is_right):
+    """Guo et al. 2017, equation 3, bin by bin."""
+    error = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            error += inside.mean() * abs(confidence[inside].mean() - is_right[inside].mean())
+    return error
+
+
 def test_quick_metrics_of_single_labels_equal_scikit_learns():
     probs, labels = single()
     predicted = probs.argmax(axis=1)
@@ -42,6 +52,7 @@ def test_quick_metrics_of_single_labels_equal_scikit_learns():
             "macro_f1": sk.f1_score(labels, predicted, average="macro"),
             "micro_f1": sk.f1_score(labels, predicted, average="micro"),
             "log_loss": sk.log_loss(labels, probs, labels=range(4)),
+            "ece": plain_calibration_error(probs.max(axis=1), labels == predicted),
         }
     )
 
@@ -57,6 +68,7 @@ def test_quick_metrics_of_several_labels_equal_scikit_learns():
             "macro_f1": sk.f1_score(labels, chosen, average="macro", zero_division=0),
             "micro_f1": sk.f1_score(labels, chosen, average="micro"),
             "log_loss": np.mean(losses),
+            "ece": plain_calibration_error(probs.ravel(), labels.ravel() > 0),
         }
     )
 
