@@ -24,6 +24,7 @@ Number = Annotated[float, BeforeValidator(_number_from_text), Field(allow_inf_na
 Rhythm = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8} (epoch|epochs|step|steps)$")]
 Share = Annotated[Number, Field(gt=0, lt=1)]
 Pair = Annotated[tuple[str, str], Strict(False)]
+_Beta = Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Block(BaseModel):
@@ -167,6 +168,8 @@ class TrainConfig(Block):
     """How the learning rate goes on after the warm-up."""
     weight_decay: Number = Field(0.1, ge=0, le=10)
     """Decoupled (AdamW); not on norms and biases."""
+    betas: Annotated[tuple[_Beta, _Beta], Strict(False)] = (0.9, 0.999)
+    """How long AdamW remembers gradients, and their squares."""
     clip: Number | None = Field(1.0, gt=0)
     """Largest norm of the gradient; None: no clipping."""
     freeze: str = Field(

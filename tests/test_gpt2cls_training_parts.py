@@ -137,7 +137,7 @@ def test_twelve_blocks_are_four_groups_with_the_embeddings_in_the_lowest():
 
 
 def test_lower_groups_learn_slower_and_norms_and_biases_do_not_decay():
-    config = tiny_config(layer_decay=2.6, weight_decay=0.1, lr=0.01)
+    config = tiny_config(layer_decay=2.6, weight_decay=0.1, lr=0.01, betas=(0.7, 0.99))
     model = tiny_model(backbone="gpt2-mini")
     optimizer = new_optimizer(model, config, ever_trainable(model, "none", 1), CPU)
     set_lr(optimizer, 0.01)
@@ -153,6 +153,7 @@ def test_lower_groups_learn_slower_and_norms_and_biases_do_not_decay():
     assert settings["backbone.ln_f.weight"] == (pytest.approx(0.01 / 2.6), 0.0)
     assert settings["backbone.wte.weight"] == (pytest.approx(0.01 / 2.6**3), 0.1)
     assert len(settings) == len(names)
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.7, 0.99)}
 
 
 def test_training_mode_spares_what_is_frozen():

@@ -28,6 +28,7 @@ MEMBERS = {
     "weighted": {"lr": 0.02, "class_weights": "balanced", "temperature": 2.0, "seed": 11},
     "cut": {"lr": 0.02, "truncation_smoothing": 3.0, "prob_floor": 0.01, "schedule": "noam"},
     "learned": {"lr": 0.05, "truncation_smoothing": "learned", "eval_every": "3 steps"},
+    "hasty": {"lr": 0.02, "betas": [0.7, 0.99], "seed": 5},
     "short": {"lr": 0.02, "epochs": 2, "schedule": "slanted_triangular", "seed": 7},
     "shorter": {"lr": 0.02, "max_steps": 10, "class_weights": {"wet": 3.0}, "freeze": "head_only"},
 }

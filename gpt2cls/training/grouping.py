@@ -12,8 +12,8 @@ from gpt2cls.training.payload import RankPayload
 
 _OF_EACH_MODEL = {"dropout", "temperature", "truncation_smoothing", "prob_floor"}
 _OF_EACH_TRAIN = {
-    *("lr", "layer_decay", "warmup", "schedule", "weight_decay", "clip", "class_weights"),
-    *("label_smoothing", "epochs", "max_steps", "eval_every", "checkpoint_every"),
+    *("lr", "layer_decay", "warmup", "schedule", "weight_decay", "betas", "clip"),
+    *("class_weights", "label_smoothing", "epochs", "max_steps", "eval_every", "checkpoint_every"),
     *("early_stopping", "freeze", "seed"),
 }
 _OF_EACH_PAYLOAD = {"job_dir", "select_metric", "initial_loss_scale"}

@@ -18,7 +18,7 @@ from gpt2cls.config import TrainConfig
 from gpt2cls.model.head import LinearHead
 from gpt2cls.model.kernels import DROP_LEVELS, drop_level
 from gpt2cls.training.objectives import Objective
-from gpt2cls.training.optim import BETAS, EPSILON
+from gpt2cls.training.optim import EPSILON
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class _Settings:
     label_smoothing_N11: Tensor
     class_weights_NC: Tensor
     decay_N1: Tensor
+    betas_N2: Tensor
+    """float64: 1 - 0.999 has four good digits in float32."""
     clip_N: Tensor
     """Infinite: no clipping."""
 
@@ -86,6 +88,7 @@ class HeadStack:
                 [torch.tensor(o.weights or (1.0,) * C) for o in objectives]
             ).to(device),
             decay_N1=column([c.weight_decay for c in configs], 1),
+            betas_N2=torch.tensor([c.betas for c in configs], dtype=torch.float64, device=device),
             clip_N=column([math.inf if c.clip is None else c.clip for c in configs]),
         )
 
@@ -229,11 +232,13 @@ class HeadStack:
         if self.any_decay:
             decaying_NW = self.weights_NP[:, : self._num_linear_weights]
             decaying_NW.mul_(1 - lr_N1 * self.settings.decay_N1)
-        self.first_NP.lerp_(gradient_NP, 1 - BETAS[0])
-        self.second_NP.mul_(BETAS[1]).addcmul_(gradient_NP, gradient_NP, value=1 - BETAS[1])
-        root_NP = self.second_NP.sqrt()
-        root_NP.div_(math.sqrt(1 - BETAS[1] ** self.updates)).add_(EPSILON)
-        step_NP = self.first_NP * (lr_N1 / (1 - BETAS[0] ** self.updates))
+        betas_N2 = self.settings.betas_N2
+        first_N1, second_N1 = (1 - betas_N2).float().split(1, dim=1)
+        first_part_N1, second_part_N1 = (1 - betas_N2**self.updates).float().split(1, dim=1)
+        self.first_NP.lerp_(gradient_NP, first_N1)
+        self.second_NP.lerp_(gradient_NP * gradient_NP, second_N1)
+        root_NP = self.second_NP.sqrt().div_(second_part_N1.sqrt()).add_(EPSILON)
+        step_NP = self.first_NP * (lr_N1 / first_part_N1)
         self.weights_NP.addcdiv_(step_NP, root_NP, value=-1)
 
 

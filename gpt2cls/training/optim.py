@@ -9,7 +9,6 @@ from torch import nn
 from gpt2cls.config import TrainConfig
 from gpt2cls.training.freezing import layer_groups
 
-BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 
 
@@ -49,7 +48,7 @@ def new_optimizer(
     return _AdamW(
         parameter_groups(model, config, names),
         lr=config.lr,
-        betas=BETAS,
+        betas=config.betas,
         eps=EPSILON,
         fused=device.type in ("cpu", "cuda"),
     )
