@@ -233,8 +233,9 @@ class HeadStack:
             decaying_NW = self.weights_NP[:, : self._num_linear_weights]
             decaying_NW.mul_(1 - lr_N1 * self.settings.decay_N1)
         betas_N2 = self.settings.betas_N2
-        first_N1, second_N1 = (1 - betas_N2).float().split(1, dim=1)
-        first_part_N1, second_part_N1 = (1 - betas_N2**self.updates).float().split(1, dim=1)
+        first_N1, second_N1 = torch.split((1 - betas_N2).float(), 1, dim=1)
+        parts_N2 = (1 - betas_N2**self.updates).float()
+        first_part_N1, second_part_N1 = torch.split(parts_N2, 1, dim=1)
         self.first_NP.lerp_(gradient_NP, first_N1)
         self.second_NP.lerp_(gradient_NP * gradient_NP, second_N1)
         root_NP = self.second_NP.sqrt().div_(second_part_N1.sqrt()).add_(EPSILON)
