@@ -17,13 +17,15 @@ class Row:
     recipe: str | None = None
     """None: the table's."""
     metric: str = "accuracy"
+    bag: str = "tfidf"
+    """The baseline that is a bag of words."""
 
 
 @dataclass(frozen=True)
 class Column:
     settings: Settings = field(default_factory=dict)
     metric: str | None = None
-    """None: the table's; {} stands for the row's metric."""
+    """None: the table's; {} stands for the row's metric, {bag} for its bag of words."""
     minus: str | None = None
     """A metric that is taken away from it."""
     seeds: int | None = None
@@ -51,7 +53,7 @@ class Table:
 
     def metric_of(self, row: str, column: str) -> str:
         pattern = self.columns[column].metric or self.metric
-        return pattern.format(self.rows[row].metric)
+        return pattern.format(self.rows[row].metric, bag=self.rows[row].bag)
 
     def minus_of(self, row: str, column: str) -> str | None:
         minus = self.columns[column].minus
@@ -130,7 +132,7 @@ _NUMBER_OF_LABELS = {
     "100": {"data.labelled": 100},
     "500": {"data.labelled": 500, "train.epochs": 15},
     "2,000": {"data.labelled": 2000, "train.epochs": 4, **_LONGER},
-    "all": {"data.labelled": None, "train.epochs": 1, **_LONGER},
+    "all": {"data.labelled": None, "train.epochs": 2, **_LONGER},
 }
 _BACKBONES = {
     "random weights": Row({"model.backbone": "gpt2-mini"}),
@@ -234,13 +236,15 @@ def _language_models() -> dict[str, Table]:
                     {"data.pair": "ordered", "data.max_length": 80, "train.epochs": 4},
                     "gpt1-stsb-small",
                     "pearson",
+                    "words",
                 ),
                 "CosmosQA part, four answers: accuracy": Row(
-                    {"train.epochs": 2}, "gpt1-cosmosqa-small"
+                    {"train.epochs": 2}, "gpt1-cosmosqa-small", bag="words"
                 ),
             },
             {
-                "bag of words": Column(metric="baseline/tfidf/{}"),
+                "bag of words": Column(metric="baseline/{bag}/{}"),
+                "TF-IDF, with the overlap of texts": Column(metric="baseline/tfidf/{}"),
                 "SmolLM2-135M": Column(),
             },
             SMOLLM2,
@@ -287,7 +291,7 @@ def _ulmfit() -> dict[str, Table]:
 
 
 def _gpt() -> dict[str, Table]:
-    stsb = ("gpt1-stsb-small", "pearson")
+    stsb = ("gpt1-stsb-small", "pearson", "words")
     return {
         "lambda": Table(
             "GPT: the auxiliary objective (AG News, validation accuracy)",
@@ -314,11 +318,13 @@ def _gpt() -> dict[str, Table]:
                 "MRPC, one order: accuracy": Row({"data.pair": "ordered"}, "gpt1-mrpc-small"),
                 "STS-B, both orders: Pearson": Row({"data.pair": "both_orders"}, *stsb),
                 "STS-B, one order: Pearson": Row({"data.pair": "ordered"}, *stsb),
-                "CosmosQA part, four answers: accuracy": Row({}, "gpt1-cosmosqa-small"),
+                "CosmosQA part, four answers: accuracy": Row(
+                    {}, "gpt1-cosmosqa-small", bag="words"
+                ),
             },
             {
                 "majority": Column(_FORMS, "baseline/majority/{}"),
-                "bag of words": Column(_FORMS, "baseline/tfidf/{}"),
+                "bag of words": Column(_FORMS, "baseline/{bag}/{}"),
                 "pre-trained": Column(_FORMS),
                 "random weights": Column({"model.backbone": "gpt2-mini"}),
             },

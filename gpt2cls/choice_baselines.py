@@ -18,17 +18,18 @@ def choice_baselines(
     """Headline metrics of each baseline on `test`, fitted on `train`.
 
     `majority` takes the place where the right answer stands most often. `tfidf` is logistic
-    regression on the TF-IDF of each answer and its cosine with the context, softmax across.
+    regression on the TF-IDF of each answer and its cosine with the context, softmax across;
+    `words` is the same without the cosine: what the answers alone give away.
     """
     shares_C = np.bincount(train.labels, minlength=len(task.labels)) / len(train)
     prior_NC = np.tile(shares_C, (len(test), 1))
     for row, answers in enumerate(_answers(test)):
         prior_NC[row, len(answers) :] = 0
     prior_NC /= np.maximum(prior_NC.sum(axis=1, keepdims=True), 1e-12)
-    tfidf_NC, note = _tfidf(train, test, task, seed)
-    return {
-        "majority": _headline(prior_NC, test, task, seed),
-        "tfidf": _headline(tfidf_NC, test, task, seed) | note,
+    probs, note = _linear(train, test, task, seed)
+    found = {"majority": _headline(prior_NC, test, task, seed)}
+    return found | {
+        name: _headline(some_NC, test, task, seed) | note for name, some_NC in probs.items()
     }
 
 
@@ -42,9 +43,10 @@ def _answers(split: Split) -> list[list[str]]:
     return [[text[:MAX_CHARACTERS] for text in row] for row in split.pairs.to_pylist()]
 
 
-def _tfidf(
+def _linear(
     train: Split, test: Split, task: Task, seed: int
-) -> tuple[NDArray[np.float64], dict[str, str]]:
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, str]]:
+    """The probabilities [N, C] of each linear model, and a note where not all rows were used."""
     from sklearn.linear_model import LogisticRegression
 
     rows = np.arange(len(train))
@@ -57,27 +59,35 @@ def _tfidf(
     vectorizer = new_vectorizer(texts).fit(texts)
     right = [i == label for row, label in zip(answers, train.labels[rows], strict=True)
              for i in range(len(row))]  # fmt: skip
-    model = LogisticRegression(C=1.0, tol=1e-3, random_state=seed)
-    model.fit(_features(vectorizer, contexts, answers), right)
-    asked = _answers(test)
-    odds = model.decision_function(_features(vectorizer, test.texts.to_pylist(), asked))
-    scores_NC = np.full((len(asked), len(task.labels)), -np.inf)
-    ends = np.cumsum([len(row) for row in asked])
-    for row, end in enumerate(ends):
-        scores_NC[row, : len(asked[row])] = odds[end - len(asked[row]) : end]
-    probs_NC = np.exp(scores_NC - scores_NC.max(axis=1, keepdims=True))
-    probs_NC /= probs_NC.sum(axis=1, keepdims=True)
+    known, choices = _features(vectorizer, contexts, answers), _answers(test)
+    asked = _features(vectorizer, test.texts.to_pylist(), choices)
+    probs = {}
+    for name in known:
+        model = LogisticRegression(C=1.0, tol=1e-3, random_state=seed).fit(known[name], right)
+        probs[name] = _across(model.decision_function(asked[name]), choices, len(task.labels))
     if len(rows) == len(train):
-        return probs_NC, {}
-    return probs_NC, {"note": f"fitted on {len(rows)} of {len(train)} training rows"}
+        return probs, {}
+    return probs, {"note": f"fitted on {len(rows)} of {len(train)} training rows"}
 
 
-def _features(vectorizer: Any, contexts: list[str], answers: list[list[str]]) -> Any:
-    """Of each answer of each row: its words, and how much it has in common with the context."""
+def _across(
+    odds: NDArray[np.float64], answers: list[list[str]], num_places: int
+) -> NDArray[np.float64]:
+    """Softmax over the answers of each row, [N, C], from what each has on its own."""
+    scores_NC = np.full((len(answers), num_places), -np.inf)
+    ends = np.cumsum([len(row) for row in answers])
+    for row, end in enumerate(ends):
+        scores_NC[row, : len(answers[row])] = odds[end - len(answers[row]) : end]
+    probs_NC = np.exp(scores_NC - scores_NC.max(axis=1, keepdims=True))
+    return np.asarray(probs_NC / probs_NC.sum(axis=1, keepdims=True))
+
+
+def _features(vectorizer: Any, contexts: list[str], answers: list[list[str]]) -> dict[str, Any]:
+    """What each linear model reads of each answer of each row."""
     from scipy import sparse  # type: ignore[import-untyped]
 
     words = vectorizer.transform([text for row in answers for text in row])
     place = np.repeat(np.arange(len(answers)), [len(row) for row in answers])
     beside = vectorizer.transform([text[:MAX_CHARACTERS] for text in contexts])[place]
     cosine_N1 = sparse.csr_matrix(words.multiply(beside).sum(axis=1))
-    return sparse.hstack([words, cosine_N1], format="csr")
+    return {"words": words, "tfidf": sparse.hstack([words, cosine_N1], format="csr")}

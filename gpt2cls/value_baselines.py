@@ -14,12 +14,13 @@ def value_baselines(train: Split, test: Split, *, seed: int) -> dict[str, dict[s
     """Headline metrics of each baseline on `test`, fitted on `train`.
 
     `mean` gives every row the mean of the training labels. `tfidf` is ridge regression on TF-IDF,
-    and for a pair also on the cosine of its two texts, without which no sum over words could say
-    how alike they are.
+    and for a pair also on the cosine of its two texts, without which no sum over words can say how
+    alike they are; `words` is the same without it.
     """
     mean_N = np.full(len(test), train.labels.mean())
-    values_N, note = _tfidf(train, test, seed)
-    return {"mean": _headline(mean_N, test, seed), "tfidf": _headline(values_N, test, seed) | note}
+    found = {"mean": _headline(mean_N, test, seed)}
+    values, note = _linear(train, test, seed)
+    return found | {name: _headline(some_N, test, seed) | note for name, some_N in values.items()}
 
 
 def _headline(values_N: NDArray[Any], test: Split, seed: int) -> dict[str, Any]:
@@ -27,7 +28,10 @@ def _headline(values_N: NDArray[Any], test: Split, seed: int) -> dict[str, Any]:
     return {name: value for name, value in table.items() if name not in ("fit", "bootstrap")}
 
 
-def _tfidf(train: Split, test: Split, seed: int) -> tuple[NDArray[np.float64], dict[str, str]]:
+def _linear(
+    train: Split, test: Split, seed: int
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, str]]:
+    """The values [N] of each linear model, and a note where not all rows were used."""
     from sklearn.linear_model import Ridge
 
     rows = np.arange(len(train))
@@ -35,24 +39,28 @@ def _tfidf(train: Split, test: Split, seed: int) -> tuple[NDArray[np.float64], d
         rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:MAX_TRAIN_ROWS])
     texts = joined_texts(train, rows)
     vectorizer = new_vectorizer(texts).fit(texts)
-    model = Ridge(alpha=1.0, random_state=seed)
-    model.fit(_features(vectorizer, train, rows), train.labels[rows])
-    values_N = np.asarray(model.predict(_features(vectorizer, test, np.arange(len(test)))))
+    known = _features(vectorizer, train, rows)
+    asked = _features(vectorizer, test, np.arange(len(test)))
+    values = {}
+    for name in known:
+        model = Ridge(alpha=1.0, random_state=seed).fit(known[name], train.labels[rows])
+        values[name] = np.asarray(model.predict(asked[name]))
     if len(rows) == len(train):
-        return values_N, {}
-    return values_N, {"note": f"fitted on {len(rows)} of {len(train)} training rows"}
+        return values, {}
+    return values, {"note": f"fitted on {len(rows)} of {len(train)} training rows"}
 
 
-def _features(vectorizer: Any, split: Split, rows: NDArray[np.int64]) -> Any:
+def _features(vectorizer: Any, split: Split, rows: NDArray[np.int64]) -> dict[str, Any]:
+    """What each linear model reads."""
     from scipy import sparse  # type: ignore[import-untyped]
 
     joined = vectorizer.transform(joined_texts(split, rows))
     if split.pairs is None:
-        return joined
+        return {"tfidf": joined}
     one, other = (
         vectorizer.transform([text[:MAX_CHARACTERS] for text in column.take(rows).to_pylist()])
         for column in (split.texts, split.pairs)
     )
     # Rows of TF-IDF have length 1, so their product is the cosine.
     cosine_N1 = sparse.csr_matrix(one.multiply(other).sum(axis=1))
-    return sparse.hstack([joined, cosine_N1], format="csr")
+    return {"words": joined, "tfidf": sparse.hstack([joined, cosine_N1], format="csr")}

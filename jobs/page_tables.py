@@ -15,6 +15,7 @@ NAMES = {
     "majority": "Majority class",
     "prior": "Label shares",
     "mean": "Mean of the training labels",
+    "words": "Words alone, without their overlap",
     "tfidf": "TF-IDF + logistic regression",
 }
 METRICS = {

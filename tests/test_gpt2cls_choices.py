@@ -184,6 +184,8 @@ def test_the_baselines_are_the_likeliest_place_and_words_shared_with_the_context
     right = place == prepared.test.labels
     assert table["majority"]["accuracy"] == pytest.approx(right.mean())
     assert table["tfidf"]["accuracy"] > max(table["majority"]["accuracy"], 0.6)
+    # Which answer shares words with its context, no answer shows on its own.
+    assert table["words"]["accuracy"] < table["tfidf"]["accuracy"]
 
 
 def test_a_mistake_shows_all_answers(tmp_path):
