@@ -3,11 +3,10 @@
     GPT2CLS_DATA=<folder of the sets> python benchmarks/published.py run [--only labels]
     python benchmarks/published.py write
 
-A cell whose runs MLflow has already is not run again, so a run that was killed is simply started
-again; `run` works one job after another, in this order. It needs two language models in the
-registry: those of recipes/pretrain-small.yaml and, after it, of recipes/pretrain-ag-small.yaml.
-`write` also keeps the numbers of every cell in benchmarks/results/published.json: what an MLflow
-store of today lacks is taken from there.
+`run` works one job after another, in this order, and needs two language models in the registry:
+those of recipes/pretrain-small.yaml and, after it, of recipes/pretrain-ag-small.yaml. `write` also
+keeps every number, by its seed, in benchmarks/results/published.json. What is kept there, or is in
+MLflow already, is not run again, so a run that was killed is simply started again.
 """
 
 import argparse
@@ -32,8 +31,8 @@ PAGE = ROOT / "docs" / "results.md"
 KEPT = ROOT / "benchmarks" / "results" / "published.json"
 MARK = "<!-- What follows is written by benchmarks/published.py -->"
 NOT_RUN = "not run"
-Kept = dict[str, dict[str, dict[str, list[float]]]]
-"""Numbers by table, row and column, one per seed."""
+Numbers = dict[str, dict[str, dict[str, float]]]
+"""Of a table by row, column and seed."""
 
 
 def main() -> None:
@@ -48,13 +47,19 @@ def main() -> None:
         return
     for name, table in tables().items():
         if options.only is None or name in options.only:
-            run(table, options.set)
+            run(table, _kept().get(name, {}), options.set)
 
 
-def run(table: Table, beside: list[str]) -> None:
+def _kept() -> dict[str, Numbers]:
+    return json.loads(KEPT.read_text()) if KEPT.is_file() else {}
+
+
+def run(table: Table, kept: Numbers, beside: list[str]) -> None:
     """Run the jobs that are missing; `beside`: settings that do not tell cells apart."""
-    for recipe, settings in table.jobs():
-        if found(recipe, settings) is None:
+    for row, column, seed in table.numbers():
+        is_kept = str(seed) in kept.get(row, {}).get(column, {})
+        recipe, settings = table.job(row, column, seed)
+        if not is_kept and found(recipe, settings) is None:
             given = [_setting(*pair) for pair in settings.items()] + beside
             words = [word for setting in given for word in ("-s", setting)]
             command = ["run", str(ROOT / "recipes" / f"{recipe}.yaml"), *words]
@@ -89,20 +94,16 @@ def _client() -> Any:
     return open_registry(from_environment())
 
 
-def values(table: Table, row: str, column: str) -> list[float]:
-    """The number of each seed's run; those that are missing are left out."""
-    numbers = []
-    for seed in range(table.seeds_of(column)):
-        run = found(*table.job(row, column, seed))
-        if run is not None and table.is_sweep:
-            run = _trial(run, table.rows[row].settings)
-        metrics = {} if run is None else run.data.metrics
-        minus = table.minus_of(row, column)
-        taken = 0.0 if minus is None else metrics.get(minus)
-        value = metrics.get(table.metric_of(row, column))
-        if value is not None and taken is not None:
-            numbers.append(value - taken)
-    return numbers
+def value(table: Table, row: str, column: str, seed: int) -> float | None:
+    """The number that the run of a seed gave; None: it is missing."""
+    run = found(*table.job(row, column, seed))
+    if run is not None and table.is_sweep:
+        run = _trial(run, table.rows[row].settings)
+    metrics = {} if run is None else run.data.metrics
+    minus = table.minus_of(row, column)
+    taken = 0.0 if minus is None else metrics.get(minus)
+    measured = metrics.get(table.metric_of(row, column))
+    return None if measured is None or taken is None else measured - taken
 
 
 def _trial(sweep: Any, row: Settings) -> Any:
@@ -125,28 +126,29 @@ def interval(numbers: list[float], *, is_share: bool) -> str:
 
 
 def write() -> None:
-    kept: Kept = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
+    kept = _kept()
     lines = [PAGE.read_text(encoding="utf-8").partition(MARK)[0].rstrip(), "", MARK]
     for name, table in tables().items():
         of_table = kept.setdefault(name, {})
-        for row, column in table.cells():
-            numbers = values(table, row, column)
-            of_row = of_table.setdefault(row, {})
-            if len(numbers) >= len(of_row.get(column, [])):
-                of_row[column] = numbers
-        if any(numbers for of_row in of_table.values() for numbers in of_row.values()):
+        for row, column, seed in table.numbers():
+            of_cell = of_table.setdefault(row, {}).setdefault(column, {})
+            if (number := value(table, row, column, seed)) is not None:
+                of_cell[str(seed)] = number
+        if any(of_cell for of_row in of_table.values() for of_cell in of_row.values()):
             lines += _lines(name, table, of_table)
     KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"written: {os.path.relpath(PAGE)}, {os.path.relpath(KEPT)}")
 
 
-def _lines(name: str, table: Table, kept: dict[str, dict[str, list[float]]]) -> list[str]:
+def _lines(name: str, table: Table, kept: Numbers) -> list[str]:
     rule = "|" + " --- |" * (len(table.columns) + 1)
     lines = ["", f"## {table.title}", "", _row(["", *table.columns]), rule]
     for row in table.rows:
         cells = [
-            interval(kept[row][column], is_share="accuracy" in table.metric_of(row, column))
+            interval(
+                [*kept[row][column].values()], is_share="accuracy" in table.metric_of(row, column)
+            )
             for column in table.columns
         ]
         lines.append(_row([row, *cells]))

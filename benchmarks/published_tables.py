@@ -46,11 +46,6 @@ class Table:
     is_sweep: bool = False
     more: Settings = field(default_factory=dict)
 
-    def cells(self) -> Iterator[tuple[str, str]]:
-        for column in self.columns:
-            for row in self.rows:
-                yield row, column
-
     def metric_of(self, row: str, column: str) -> str:
         pattern = self.columns[column].metric or self.metric
         return pattern.format(self.rows[row].metric, bag=self.rows[row].bag)
@@ -68,13 +63,11 @@ class Table:
         settings = {**self.more, **of_row, **self.columns[column].settings, "train.seed": seed}
         return self.rows[row].recipe or self.recipe, settings
 
-    def jobs(self) -> list[tuple[str, Settings]]:
-        """Each once: seed by seed, so that what is there after a while is of every row."""
-        jobs: list[tuple[str, Settings]] = []
+    def numbers(self) -> Iterator[tuple[str, str, int]]:
+        """Row, column and seed of each: what is there after a while is of every row."""
         for column in self.columns:
             for seed in range(self.seeds_of(column)):
-                jobs += [self.job(row, column, seed) for row in self.rows]
-        return [job for i, job in enumerate(jobs) if job not in jobs[:i]]
+                yield from ((row, column, seed) for row in self.rows)
 
 
 LABELS = """\
@@ -239,7 +232,9 @@ def _language_models() -> dict[str, Table]:
                     "words",
                 ),
                 "CosmosQA part, four answers: accuracy": Row(
-                    {"train.epochs": 2}, "gpt1-cosmosqa-small", bag="words"
+                    {"data.special_tokens": "none", "train.lm_weight": 0.0, "train.epochs": 3},
+                    "gpt1-cosmosqa-small",
+                    bag="words",
                 ),
             },
             {
