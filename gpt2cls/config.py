@@ -143,8 +143,8 @@ class EarlyStopping(Block):
     """Stop when validation has not improved for a while."""
 
     metric: str = "macro_f1"
-    """On the validation split: accuracy, macro_f1, micro_f1, exact_match or log_loss; of regression
-    pearson (which it is then unless given), spearman or mse."""
+    """On the validation split: accuracy, macro_f1, micro_f1, exact_match, log_loss or ece; of
+    regression pearson (which it is then unless given), spearman or mse."""
     patience: int = Field(2, ge=1, le=1_000_000)
     """Evaluations without improvement."""
 

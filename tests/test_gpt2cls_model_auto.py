@@ -55,20 +55,38 @@ def test_two_parts_are_what_the_model_is_whole(transformers, kind, block, tokens
     assert torch.equal(again_BTD, wanted_BTD)  # the model is left as it was
 
 
-def test_gradients_reach_what_is_above_the_cut_and_nothing_below(transformers, tokens):
-    backbone = backbone_of(transformers, "Llama")
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_all_of_the_blocks_above_the_cut_and_nothing_below(
+    transformers, kind, tokens
+):
+    backbone = backbone_of(transformers, kind)
     with torch.no_grad():
         below_BTD = backbone.up_to_block(tokens, LENGTHS_B, 2)
     backbone.from_block(below_BTD, LENGTHS_B, 2).sum().backward()
-    learns = {name.split(".")[2] for name, p in backbone.named_parameters() if p.grad is not None}
-    assert learns == {"2", "3", "weight"}  # two layers and the norm
+    above = [module for block in backbone.blocks[3:] for module in block]
+    expected = {id(p) for module in above for p in module.parameters()}
+    pooler = {id(p) for n, p in backbone.named_parameters() if "pooler" in n}  # not read here
+    assert {id(p) for p in backbone.parameters() if p.grad is not None} == expected - pooler
+    assert not backbone.computes_above(tokens, LENGTHS_B, 2)
+
+
+def test_what_is_computed_before_the_layers_is_below_them(transformers):
+    below, *_, top = backbone_of(transformers, "Electra").blocks
+    assert [type(module).__name__ for module in below] == ["ElectraEmbeddings", "Linear"]
+    assert len(top) == 1
 
 
 def test_a_layer_that_fails_leaves_the_model_as_it_was(transformers, tokens):
     backbone = backbone_of(transformers, "Llama")
+    with torch.no_grad():
+        whole_BTD = backbone(tokens, LENGTHS_B)
     with pytest.raises(RuntimeError):
         backbone.from_block(torch.zeros(3, 12, 7), LENGTHS_B, 2)
     with torch.no_grad():
-        whole_BTD = backbone(tokens, LENGTHS_B)
-        below_BTD = backbone.up_to_block(tokens, LENGTHS_B, 2)
-        assert torch.equal(backbone.from_block(below_BTD, LENGTHS_B, 2)[1], whole_BTD[1])
+        assert torch.equal(backbone(tokens, LENGTHS_B)[1], whole_BTD[1])
+
+
+def test_a_model_whose_lower_part_needs_the_upper_one_is_known(transformers, tokens):
+    backbone = backbone_of(transformers, "Llama")
+    backbone.model.layers[0].input_layernorm = backbone.model.norm
+    assert backbone.computes_above(tokens, LENGTHS_B, 1)

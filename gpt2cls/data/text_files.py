@@ -57,7 +57,7 @@ def read_text_files(files: Sequence[tuple[str, Path]], fallback: str | None = No
 
 
 def _texts(files: Iterable[tuple[str, Path]], fallback: str | None = None) -> Iterator[pa.Array]:
-    """A text per file, as many together as make CHUNK_BYTES."""
+    """A text per file, in chunks of a little more than CHUNK_BYTES characters."""
     texts, size = [], 0
     for shown, file in files:
         text = decode(_content(file, shown), shown, fallback=fallback)
@@ -73,8 +73,7 @@ def _texts(files: Iterable[tuple[str, Path]], fallback: str | None = None) -> It
 def corpus_parts(files: Sequence[tuple[str, Path]]) -> Iterator[pa.Array]:
     """As `read_text_files`, but a file too long for one text is several, each of whole lines.
 
-    At most CHUNK_BYTES of short files, and as much of a long one as becomes one text, are held at
-    a time.
+    A chunk of short files, and as much of a long one as becomes one text, are held at a time.
 
     Raises:
         DataError: a file cannot be read as text, or has a line that is too long for one text.

@@ -10,6 +10,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+DROPOUTS = (  # what configurations of transformers call it
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_dropout",
+    "attn_pdrop",
+    "classifier_dropout",
+    "dropout",
+    "embd_pdrop",
+    "embed_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "resid_dropout",
+    "resid_pdrop",
+    "residual_dropout",
+)
+
 
 class AutoBackbone(nn.Module):
     """Any text model that transformers.AutoModel reads from safetensors."""
@@ -29,21 +45,59 @@ class AutoBackbone(nn.Module):
 
     @property
     def blocks(self) -> list[list[nn.Module]]:
-        """The layer lists of the model, bottom to top; what stands before and after joins them."""
-        layers = self._layers
-        inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        rest = [m for m in self.model.children() if not _holds_any(m, inside)]
-        below = [m for m in rest if _has_embedding(m)]
-        above = [m for m in rest if not _has_embedding(m)]
+        """The layers of the model, bottom to top; what stands before and after joins them."""
+        path, layers = self._path, self._layers
         if not layers:
             return [[self.model]]
+        below: list[nn.Module] = []
+        above: list[nn.Module] = []
+        holder = self.model
+        for name in path:
+            is_before = True
+            for child_name, child in holder.named_children():
+                if child_name == name:
+                    is_before = False
+                else:
+                    (below if is_before or _has_embedding(child) else above).append(child)
+            holder = getattr(holder, name)
         return [below, *([layer] for layer in layers[:-1]), [layers[-1], *above]]
 
     @property
+    def _path(self) -> list[str]:
+        """The attributes that lead to the longest list of modules; empty: there is none."""
+        lists = [(n, m) for n, m in self.model.named_modules() if isinstance(m, nn.ModuleList)]
+        return max(lists, key=lambda found: len(found[1]))[0].split(".") if lists else []
+
+    @property
     def _layers(self) -> list[nn.Module]:
-        """The longest list of modules."""
-        lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList)]
-        return max((list(found) for found in lists), key=len, default=[])
+        found = self.model
+        for name in self._path:
+            found = getattr(found, name)
+        return list(found) if self._path else []
+
+    @property
+    def shape(self) -> str:
+        """All of its configuration that decides what it computes, as text."""
+        config = self.model.config.to_dict()
+        idle = {*DROPOUTS, "_name_or_path", "transformers_version", "dtype"}
+        return repr(sorted((name, value) for name, value in config.items() if name not in idle))
+
+    def computes_above(self, tokens_BT: Tensor, lengths_B: Tensor, first: int) -> bool:
+        """Whether what stands above the cut, and may learn, has a part in what stands below."""
+        _, *blocks = self.blocks
+        above = [m for block in blocks[first:] for m in block if m is not blocks[first][0]]
+        used: list[nn.Module] = []
+        handles = [
+            module.register_forward_pre_hook(lambda module, _: used.append(module))
+            for module in above
+            if any(True for _ in module.parameters())
+        ]
+        try:
+            self.up_to_block(tokens_BT, lengths_B, first)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return bool(used)
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Hidden states [B, T, D]; those of padding mean nothing."""
@@ -123,10 +177,6 @@ def _passing_on(layer: nn.Module) -> Iterator[None]:
 def text_config(config: Any) -> Any:
     """The part of a configuration that is about texts."""
     return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-def _holds_any(module: nn.Module, parameter_ids: set[int]) -> bool:
-    return any(id(parameter) in parameter_ids for parameter in module.parameters())
 
 
 def _has_embedding(module: nn.Module) -> bool:

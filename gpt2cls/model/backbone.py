@@ -1,8 +1,9 @@
 """The network below the classifier: a built-in shape, a folder of ours, or any AutoModel.
 
 Every backbone has `width`, `blocks` (groups of layers from the bottom to the top) and
-`forward(tokens_BT, lengths_B) -> hidden_BTD`, with padding on the right. It can be cut below each
-of its blocks: `from_block(up_to_block(tokens, lengths, i), lengths, i)` is `forward`.
+`forward(tokens_BT, lengths_B) -> hidden_BTD`, with padding on the right. It is cut below layer i
+by `from_block(up_to_block(tokens, lengths, i), lengths, i)`, which is `forward`; of an AutoModel
+that has to be tried.
 """
 
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import nn
 from gpt2cls.config import BUILTIN_SHAPES, ModelConfig
 from gpt2cls.data.tokenizer import reads_backward
 from gpt2cls.errors import ModelError
-from gpt2cls.model.auto import AutoBackbone, text_config
+from gpt2cls.model.auto import DROPOUTS, AutoBackbone, text_config
 from gpt2cls.model.awd_lstm import EMBEDDING_BOUND, AwdLstm, AwdLstmConfig, init_awd_lstm
 from gpt2cls.model.awd_lstm_folder import MODEL_TYPE, load_awd_lstm, save_awd_lstm
 from gpt2cls.model.gpt2 import GPT2Backbone, GPT2Config, init_gpt2
@@ -37,21 +38,6 @@ LSTM_SHAPES = {  # width, hidden, layers
 }
 assert {*SHAPES, *LSTM_SHAPES} == set(BUILTIN_SHAPES)
 
-_DROPOUTS = (  # what configurations of transformers call it
-    "attention_dropout",
-    "attention_probs_dropout_prob",
-    "attn_dropout",
-    "attn_pdrop",
-    "classifier_dropout",
-    "dropout",
-    "embd_pdrop",
-    "embed_dropout",
-    "hidden_dropout",
-    "hidden_dropout_prob",
-    "resid_dropout",
-    "resid_pdrop",
-    "residual_dropout",
-)
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx")
 
 
@@ -194,7 +180,7 @@ def _load_auto(folder: Path, dropout: float, pad_id: int) -> AutoBackbone:
     transformers.utils.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        for key in _DROPOUTS:
+        for key in DROPOUTS:
             if isinstance(getattr(config, key, None), float | int):
                 setattr(config, key, dropout)
         config.pad_token_id = pad_id

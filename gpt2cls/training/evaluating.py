@@ -61,12 +61,14 @@ def for_each_batch(
             take(rows[done : done + batch.num_rows], batch.to(compute.ranks.device))
             done += batch.num_rows
 
-    # no_grad: what inference_mode makes cannot be saved for a later backward pass.
-    with torch.no_grad(), autocast(compute.precision, compute.ranks.device):
-        for rows in chunks:
-            halve_until_it_fits(compute.budget, lambda tokens, rows=rows: attempt(rows, tokens))  # type: ignore[misc]
-    for module, was_training in modes:
-        module.training = was_training
+    try:
+        # no_grad: what inference_mode makes cannot be saved for a later backward pass.
+        with torch.no_grad(), autocast(compute.precision, compute.ranks.device):
+            for rows in chunks:
+                halve_until_it_fits(compute.budget, lambda tokens, rows=rows: attempt(rows, tokens))  # type: ignore[misc]
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
 
 
 def _rows_of_rank(lengths: NDArray[Any], ranks: Ranks) -> Iterator[NDArray[np.int64]]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -192,21 +192,20 @@ def _kept(
 
 
 def _tensors_below(model: nn.Module, depth: Depth) -> set[str]:
-    """The names of all tensors that the values depend on."""
-    names = model.state_dict(keep_vars=True)
-    if isinstance(depth, int):
-        modules = [module for block in blocks_of(model)[: depth + 1] for module in block]
-        inside = {id(t) for module in modules for t in module.state_dict(keep_vars=True).values()}
-        return {name for name, tensor in names.items() if id(tensor) in inside}
+    """The names of all tensors that the values depend on: what is not surely above."""
+    named = model.state_dict(keep_vars=True)
     parts = ("backbone.", "pooling.") if depth == "pooled" else ("backbone.",)
-    return {name for name in names if name.startswith(parts)}
+    above: set[int] = set()
+    if isinstance(depth, int):
+        modules = [module for block in blocks_of(model)[depth + 1 :] for module in block]
+        above = {id(t) for module in modules for t in module.state_dict(keep_vars=True).values()}
+    return {n for n, tensor in named.items() if n.startswith(parts) and id(tensor) not in above}
 
 
 def _shape(backbone: Any) -> str:
     """What shows in no tensor, such as the number of heads."""
     if isinstance(backbone, AutoBackbone):
-        config = backbone.model.config.to_dict()
-        return repr(sorted((k, v) for k, v in config.items() if k != "_name_or_path"))
+        return backbone.shape
     if isinstance(backbone, GPT2Backbone):
         return repr(replace(backbone.config, raw={}))
     return repr(getattr(backbone, "config", None))
@@ -252,27 +251,31 @@ def _can_be_cut(
 ) -> bool:
     """Whether a network's two parts, one after the other, are what it is whole.
 
-    Of ours that is so. Of another it is tried, on a handful of texts.
+    Of ours that is so. Of another it is tried, on a handful of texts in fp32.
     """
-    if not isinstance(model.backbone, AutoBackbone):
-        return hasattr(model.backbone, "up_to_block")
+    backbone, whole = model.backbone, cast(Any, model)
+    if not isinstance(backbone, AutoBackbone):
+        return True
     answers = []
 
     def check(_: NDArray[np.int64], batch: Batch) -> None:
-        whole: Any = model
-        hidden_BTD = whole.hidden_below(batch.tokens_BT, batch.lengths_B, block)
-        expected = whole.features(batch.tokens_BT, batch.lengths_B)
-        found = whole.features_above(hidden_BTD, batch.lengths_B, block)
-        allowed = TOLERANCES[compute.precision] * expected.norm(dim=-1)
-        is_right = bool(((found - expected).norm(dim=-1) <= allowed).all())
-        answers.append(is_right and hidden_BTD.shape[2] == whole.backbone.width_below(block))
+        tokens, lengths = batch.tokens_BT, batch.lengths_B
+        hidden_BTD = whole.hidden_below(tokens, lengths, block)
+        expected = whole.features(tokens, lengths)
+        difference = whole.features_above(hidden_BTD, lengths, block) - expected
+        is_right = (difference.norm(dim=-1) <= TOLERANCES["fp32"] * expected.norm(dim=-1)).all()
+        tokens_NT, lengths_N = tokens.flatten(0, -2), lengths.flatten().clamp(min=1)
+        answers.append(
+            bool(is_right)
+            and hidden_BTD.shape[2] == backbone.width_below(block)
+            and not backbone.computes_above(tokens_NT, lengths_N, block)
+        )
 
-    rows = np.arange(min(CHECKED_TEXTS, len(source.lengths)))
+    rows, ranks = np.arange(min(CHECKED_TEXTS, len(source.lengths))), compute.ranks
     try:
-        for_each_batch(model, source, [rows], check, compute)
+        for_each_batch(model, source, [rows], check, replace(compute, precision="fp32"))
     except Exception:  # a library of hundreds of architectures raises anything
         answers.append(False)
-    ranks = compute.ranks
     return ranks.total(float(all(answers))) == ranks.world
 
 

@@ -62,7 +62,8 @@ class RankPayload(BaseModel):
                 *("select_metric", "initial_loss_scale"),
             },
         )
-        for name, unset in (("lm_lr", None), ("lm_weight", 0.0)):  # likewise
+        # Likewise, so that a job goes on which began before there were such fields.
+        for name, unset in (("lm_lr", None), ("lm_weight", 0.0), ("betas", [0.9, 0.999])):
             if deciding["train"][name] == unset:
                 del deciding["train"][name]
         if self.objective != "labels":  # which older checkpoints do not know
