@@ -113,8 +113,7 @@ whole text, is level with it."""
 
 SMOLLM2 = """\
 Everything below the four highest of its thirty blocks is frozen, and what it makes of the texts is
-computed once. `smollm2` is the folder that `python benchmarks/make_smollm2.py smollm2` writes, beside
-`recipes`."""
+computed once. `python benchmarks/make_smollm2.py smollm2` writes the folder that is read."""
 
 AWD = ""
 
