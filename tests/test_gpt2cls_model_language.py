@@ -72,6 +72,17 @@ def test_under_autocast_it_rounds_as_pytorch_does_and_keeps_fp32_gradients(in_ch
         assert (mine - true).norm() <= 2 * (other - true).norm() + 1e-6 * true.norm()
 
 
+def test_weights_of_one_change_nothing_not_even_under_autocast(in_chunks):
+    def weighted(hidden, table, targets):
+        return next_token_loss(hidden, table, targets, torch.ones(N))
+
+    ours = with_gradients(weighted, precision=torch.bfloat16)
+    for mine, plain_one in zip(
+        ours, with_gradients(next_token_loss, precision=torch.bfloat16), strict=True
+    ):
+        torch.testing.assert_close(mine, plain_one, rtol=1e-6, atol=0)
+
+
 class LogitsMade(TorchDispatchMode):
     """Notes the rows of every tensor [rows, V] that an operation gives."""
 

@@ -49,7 +49,7 @@ class LanguageModel(nn.Module):
         with torch.no_grad():
             hidden_ND = self.backbone(tokens_BT, lengths_B).flatten(0, 1)
             parts = _losses(hidden_ND, self._table, targets_BT.flatten())
-            losses_N = torch.cat([losses_C for *_, losses_C, _ in parts])
+            losses_N = torch.cat([losses_C for *_, losses_C in parts])
         return losses_N.view_as(targets_BT).double().sum(dim=1)
 
     @property
@@ -83,31 +83,29 @@ class _NextTokenLoss(torch.autograd.Function):
         targets_N: Tensor,
         weights_N: Tensor | None,
     ) -> Tensor:
-        grad_ND, grad_VD = torch.empty_like(hidden_ND), None
+        grad_ND, grad_VD = torch.empty_like(hidden_ND), torch.zeros_like(table_VD)
         table = table_VD.to(_product_type(hidden_ND))
         loss = torch.zeros((), dtype=_loss_type(hidden_ND), device=hidden_ND.device)
-        for here, powers_CV, sums_C1, losses_C, targets_C in _losses(
-            hidden_ND, table_VD, targets_N
-        ):
-            loss += losses_C.sum() if weights_N is None else losses_C @ weights_N[here]
-            # The gradient of the logits: probabilities, less one at the target.
-            slope_CV = powers_CV.mul_(sums_C1.reciprocal())
-            slope_CV.scatter_add_(
-                1, targets_C.clamp(min=0)[:, None], slope_CV.new_full((len(targets_C), 1), -1.0)
-            )
-            if weights_N is not None:
-                slope_CV *= weights_N[here][:, None]
-            slope_CV = slope_CV.to(table.dtype)
-            has_target_C1 = (targets_C >= 0)[:, None]
+        counts_N1 = (targets_N >= 0).to(loss.dtype)[:, None]
+        if weights_N is not None:
+            counts_N1 *= weights_N[:, None]
+        # The gradient of the logits is the probabilities, less one at the target. Dividing the
+        # powers by their sums, and what belongs to the target, are left to the smaller tensors.
+        for here, powers_CV, sums_C1, losses_C in _losses(hidden_ND, table_VD, targets_N):
+            loss += (losses_C * counts_N1[here, 0]).sum()
+            powers_CV = powers_CV.to(table.dtype)
+            shares_C1 = counts_N1[here] / sums_C1
             with torch.autocast(hidden_ND.device.type, enabled=False):
-                grad_ND[here] = (slope_CV @ table).mul_(has_target_C1)
-                counted_CD = (hidden_ND[here] * has_target_C1).to(table.dtype)
-                if grad_VD is None:
-                    grad_VD = (slope_CV.t() @ counted_CD).to(table_VD.dtype)
-                elif table.dtype == grad_VD.dtype:
-                    grad_VD.addmm_(slope_CV.t(), counted_CD)
+                grad_ND[here] = (powers_CV @ table) * shares_C1
+                shared_CD = (hidden_ND[here] * shares_C1).to(table.dtype)
+                if table.dtype == grad_VD.dtype:
+                    grad_VD.addmm_(powers_CV.t(), shared_CD)
                 else:
-                    grad_VD += slope_CV.t() @ counted_CD
+                    grad_VD += powers_CV.t() @ shared_CD
+        right_N = targets_N.clamp(min=0)
+        grad_ND -= table_VD[right_N] * counts_N1
+        counted_ND = (hidden_ND * counts_N1).to(grad_VD.dtype)
+        grad_VD.index_add_(0, right_N, counted_ND, alpha=-1)
         ctx.grads = grad_ND, grad_VD
         return loss
 
@@ -122,8 +120,8 @@ class _NextTokenLoss(torch.autograd.Function):
 
 def _losses(
     hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
-    """Of each chunk its place, e^(logit - highest) [C, V], their sums, losses [C], targets [C].
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Of each chunk its place, e^(logit - highest) [C, V], their sums and the losses [C].
 
     Step by step and in place: PyTorch's log_softmax takes twice to three times as long on rows
     of thousands.
@@ -136,13 +134,13 @@ def _losses(
         here = slice(start, start + size)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             logits_CV = hidden_ND[here].to(dtype) @ table.t()
-            powers_CV = logits_CV.to(_loss_type(hidden_ND))
-        powers_CV.sub_(powers_CV.amax(dim=1, keepdim=True))
+            highest_C1 = logits_CV.amax(dim=1, keepdim=True).to(_loss_type(hidden_ND))
+            powers_CV = logits_CV - highest_C1
         targets_C = targets_N[here]
         right_C1 = powers_CV.gather(1, targets_C.clamp(min=0)[:, None])
         sums_C1 = powers_CV.exp_().sum(dim=1, keepdim=True)
         losses_C = (sums_C1.log() - right_C1).squeeze(1) * (targets_C >= 0)
-        yield here, powers_CV, sums_C1, losses_C, targets_C
+        yield here, powers_CV, sums_C1, losses_C
 
 
 def _product_type(x: Tensor) -> torch.dtype:

@@ -239,7 +239,9 @@ def _compute(
 
     # Batches of one size, dealt whole: the last bits of a value do not depend on how many ranks
     # compute it, nor on a larger budget.
-    budget = TokenBudget.for_device(torch.device("cpu"), model.backbone.width)  # type: ignore[union-attr, arg-type]
+    width: int = model.backbone.width  # type: ignore[union-attr, assignment]
+    cpu = torch.device("cpu")
+    budget = TokenBudget.for_device(cpu, width, precision=compute.precision)
     chunks = list(kept.source.cut(np.argsort(lengths, kind="stable"), budget.tokens))
     for_each_batch(model, kept.source, chunks[ranks.rank :: ranks.world], keep, compute)
     out.flush()  # type: ignore[attr-defined]
