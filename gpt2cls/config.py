@@ -111,6 +111,8 @@ class ModelConfig(Block):
     a decoder has a query for each label."""
     heads: int = Field(4, ge=1, le=256)
     """Heads of the attention pooling, and of the layers of encdec."""
+    hidden: int = Field(0, ge=0, le=65_536)
+    """Features of a layer between the vector and the classes, with ReLU and batch norm; 0: none."""
     dropout: Number = Field(0.2, ge=0, lt=1)
     """In the blocks, on the embeddings and before the head; only while training. In an AWD-LSTM 0.4
     gives the published rates, and other values all of them in proportion."""

@@ -39,7 +39,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # Howard and Ruder 2018: fine-tune the language model, then the classifier from the top down.
     # Rates are for a GPT-2 and AdamW; the paper's 0.004 and 0.01 are for its LSTM.
     "ulmfit": {
-        "model": {"pooling": "concat", "head": "linear", "dropout": 0.1, "temperature": 1.0},
+        "model": {
+            "pooling": "concat",
+            "head": "linear",
+            "hidden": 50,
+            "dropout": 0.1,
+            "temperature": 1.0,
+        },
         "train": {
             "epochs": 10,
             "batch_size": 32,
@@ -71,7 +77,8 @@ def _settings(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     name = values.get("preset")
     settings = deepcopy(PRESETS.get(name, {})) if isinstance(name, str) else {}
     if settings and _given(values, "model", "head") == "encdec":
-        del settings["model"]["pooling"]  # its queries read the text themselves
+        for field in ("pooling", "hidden"):  # its queries read the text themselves
+            settings["model"].pop(field, None)
     if name == "paper" and _given(values, "cluster", "gpus_per_worker"):
         settings["train"]["precision"] = "fp16"  # as published; a processor has none that is fast
     return settings

@@ -331,6 +331,9 @@ def _encdec_faults(model: ModelConfig, train: TrainConfig) -> Iterator[Fault]:
     if train.freeze not in ("none", "head_only", "gradual"):
         words = "none, head_only or gradual with model.head = encdec, whose layers are all new"
         yield "train.freeze", train.freeze, words
+    if model.hidden:
+        words = "0 with model.head = encdec, whose layers are its own"
+        yield "model.hidden", model.hidden, words
     if train.lm_weight:
         words = "0 with model.head = encdec, whose encoder sees the tokens that come next"
         yield "train.lm_weight", train.lm_weight, words

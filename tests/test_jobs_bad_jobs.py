@@ -182,6 +182,11 @@ TABLE = [
         [("train.lm_weight", 5, 0.5, "0 with model.head = encdec")],
     ),
     (
+        "a hidden layer beside a decoder",
+        "model: {head: encdec, hidden: 50}",
+        [("model.hidden", 4, 50, "0 with model.head = encdec")],
+    ),
+    (
         "texts learned by frozen layers",
         "train: {lm_weight: 0.5, freeze: head_only}",
         [("train.freeze", 4, "head_only", "none with train.lm_weight = 0.5")],

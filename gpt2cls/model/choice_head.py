@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gpt2cls.config import ModelConfig
 from gpt2cls.data.tasks import Task
 from gpt2cls.model.head import Head
+from gpt2cls.model.hidden_layer import hidden_layer
 
 
 class ChoiceHead(Head):
@@ -19,7 +20,8 @@ class ChoiceHead(Head):
 
     def __init__(self, config: ModelConfig, task: Task, num_features: int) -> None:
         super().__init__(config, task)
-        self.linear = nn.Linear(num_features, 1)
+        self.hidden, width = hidden_layer(config, num_features)
+        self.linear = nn.Linear(width, 1)
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
@@ -30,6 +32,7 @@ class ChoiceHead(Head):
         """
         is_there_BS = (features_BSF != 0).any(dim=2)
         with torch.autocast(features_BSF.device.type, enabled=False):
-            logits_BS = self.linear(self.dropout(features_BSF.float())).squeeze(2)
-            logits_BS = logits_BS / self._temperatures(cut_share_B.float())[:, None]
-            return logits_BS.masked_fill(~is_there_BS, -torch.inf)  # type: ignore[no-any-return]
+            of_each_NF = self.dropout(self.hidden(features_BSF[is_there_BS].float()))
+            logits_BS = of_each_NF.new_full(is_there_BS.shape, -torch.inf)
+            logits_BS[is_there_BS] = self.linear(of_each_NF).squeeze(1)
+            return logits_BS / self._temperatures(cut_share_B.float())[:, None]  # type: ignore[no-any-return]

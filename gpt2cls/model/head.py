@@ -16,21 +16,7 @@ from gpt2cls.data.tasks import Task
 from gpt2cls.errors import ModelError
 from gpt2cls.model.adaptive import AdaptiveSoftmax, cutoffs_of, places_by_frequency
 from gpt2cls.model.head_rules import check_head, has_clusters
-from gpt2cls.model.kernels import keep_mask
-
-
-class HeadDropout(nn.Module):
-    """Dropout whose mask is a function of the generator's seed and the shape alone.
-
-    So heads that train together can draw what each would draw by itself.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x_BF: Tensor) -> Tensor:
-        return x_BF * keep_mask(x_BF, self.p) if self.training and self.p else x_BF
+from gpt2cls.model.hidden_layer import HeadDropout, HiddenLayer, hidden_layer
 
 
 class Head(nn.Module):
@@ -80,10 +66,17 @@ class PerLabel(nn.Module):
 
 
 class LinearHead(Head):
-    """One linear layer, and one softmax or sigmoids."""
+    """One linear layer, after the hidden one if there is one, and one softmax or sigmoids."""
 
-    def __init__(self, config: ModelConfig, task: Task, linear: nn.Linear | PerLabel) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        task: Task,
+        linear: nn.Linear | PerLabel,
+        hidden: HiddenLayer | nn.Identity | None = None,
+    ) -> None:
         super().__init__(config, task)
+        self.hidden = hidden or nn.Identity()
         self.linear = linear
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
@@ -91,7 +84,7 @@ class LinearHead(Head):
     def forward(self, features_BF: Tensor, cut_share_B: Tensor) -> Tensor:
         """Logits [B, C] in float32, whatever autocast says: small probabilities need it."""
         with torch.autocast(features_BF.device.type, enabled=False):
-            logits_BC = self.linear(self.dropout(features_BF.float()))
+            logits_BC = self.linear(self.dropout(self.hidden(features_BF.float())))
             return logits_BC / self._temperatures(cut_share_B.float())[:, None]  # type: ignore[no-any-return]
 
 
@@ -167,4 +160,5 @@ def build_head(
         return AdaptiveHead(config, task, num_features, counts_C)
     if config.head == "encdec":
         return LinearHead(config, task, PerLabel(num_labels, num_features // num_labels))
-    return LinearHead(config, task, nn.Linear(num_features, num_labels))
+    hidden, width = hidden_layer(config, num_features)
+    return LinearHead(config, task, nn.Linear(width, num_labels), hidden)

@@ -34,6 +34,11 @@ def check_head(model: ModelConfig, task: Task, *, label_smoothing: float = 0.0) 
     if not has_clusters(model, task):
         return
     clusters = f"{num_labels:,} labels are clustered by model.head = adaptive"
+    if model.hidden:
+        raise ModelError(
+            f"model.hidden = {model.hidden}: {clusters}, each cluster with a layer of its own; set "
+            "model.hidden to 0, or model.head to linear"
+        )
     if task.kind == "multi_label":
         raise ModelError(
             f"{clusters}, and a text has several: clusters part one softmax, and several labels "

@@ -8,17 +8,21 @@ from torch import Tensor, nn
 
 from gpt2cls.config import ModelConfig
 from gpt2cls.data.tasks import Task
-from gpt2cls.model.head import HeadDropout
+from gpt2cls.model.hidden_layer import HeadDropout, hidden_layer
 
 
 class ValueHead(nn.Module):
-    """Dropout and one linear layer, to standard deviations from the mean of the training labels."""
+    """One linear layer, after the hidden one if there is one.
+
+    It gives standard deviations from the mean of the training labels.
+    """
 
     def __init__(self, config: ModelConfig, task: Task, num_features: int) -> None:
         super().__init__()
         self.mean, self.std = task.mean, task.std
         self.dropout = HeadDropout(config.dropout)
-        self.linear = nn.Linear(num_features, 1)
+        self.hidden, width = hidden_layer(config, num_features)
+        self.linear = nn.Linear(width, 1)
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
@@ -26,7 +30,7 @@ class ValueHead(nn.Module):
         """The standardised values [B, 1] in float32, whatever autocast says."""
         del cut_share_B
         with torch.autocast(features_BF.device.type, enabled=False):
-            return self.linear(self.dropout(features_BF.float()))  # type: ignore[no-any-return]
+            return self.linear(self.dropout(self.hidden(features_BF.float())))  # type: ignore[no-any-return]
 
     def probabilities(self, logits_B1: Tensor) -> Tensor:
         """The values [B, 1] as labels have them; they stand where classes have probabilities."""

@@ -35,6 +35,8 @@ def faults_alone(payload: RankPayload) -> list[str]:
         )
     if model.head != "linear":
         faults.append(f"model.head = {model.head}: must be linear")
+    if model.hidden:
+        faults.append(f"model.hidden = {model.hidden}: must be 0")
     if (kind := payload.task.get("kind")) not in ("single_label", "multi_label"):
         faults.append(f"the task is {kind}: must be one of classes")
     if train.precision == "fp16":

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gpt2cls.config import TrainConfig
 from gpt2cls.data.batches import Batch
@@ -152,6 +153,7 @@ def optimizer_step(state: TrainState, work: Work, config: TrainConfig, ranks: Ra
         work.budget, lambda tokens: _backward(state, work, config.seed, ranks, tokens)
     )
     sums = torch.stack([loss, loss.new_tensor(num_tokens), loss.new_tensor(stop)])
+    share_statistics(state.model, ranks)
     gradients = exchange_gradients(parameters, sums, ranks)
     norm = nn.utils.get_total_norm(gradients)
     # The one wait for the device in a step.
@@ -220,6 +222,16 @@ def exchange_gradients(parameters: list[nn.Parameter], sums: Tensor, ranks: Rank
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter)
     return [part.view_as(parameter) for parameter, part in zip(parameters, parts, strict=True)]
+
+
+def share_statistics(model: nn.Module, ranks: Ranks) -> None:
+    """Give every rank the mean of what the batch norms of all ranks have seen."""
+    if ranks.world == 1:
+        return
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for statistic in [s for norm in norms for s in (norm.running_mean, norm.running_var)]:
+        if statistic is not None:
+            ranks.add_up(statistic).div_(ranks.world)
 
 
 def _skip_or_raise(state: TrainState, precision: Name, loss: float) -> None:
