@@ -104,9 +104,25 @@ def test_the_best_weights_load_into_a_new_model_and_not_into_another_shape(data,
         load_best(tmp_path, other)
 
 
-def test_a_run_stopped_in_the_middle_and_resumed_equals_an_unbroken_one(data, tmp_path):
-    run_rank(payload_of(data, tmp_path / "unbroken", model={"dropout": 0.3}))
-    broken = payload_of(data, tmp_path / "broken", model={"dropout": 0.3})
+def test_jobs_that_began_in_an_older_version_go_on():
+    # A new field joins the fingerprint only where it is used: this one is of the first versions.
+    tokens, labels = (
+        {f"{split}_{what}": Path(f"/{what}/{split}") for split in ("train", "validation")}
+        for what in ("tokens", "labels")
+    )
+    sizes = {"vocab_size": 300, "pad_id": 0, "max_length": 16}
+    payload = RankPayload(
+        **{"model": ModelConfig(), "train": TrainConfig(), "task": TASK.to_json()},
+        **{"job_dir": Path("/job"), "base_dir": Path("/job"), **tokens, **labels, **sizes},
+    )
+    assert payload.fingerprint == "5c8b13a41d519839"
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_a_run_stopped_in_the_middle_and_resumed_equals_an_unbroken_one(data, tmp_path, hidden):
+    model = {"dropout": 0.3, "hidden": hidden}
+    run_rank(payload_of(data, tmp_path / "unbroken", model=model))
+    broken = payload_of(data, tmp_path / "broken", model=model)
     polls = iter([False] * 9 + [True])
     assert run_rank(broken, should_stop=lambda: next(polls)) == "stopped"
     assert steps_of(tmp_path / "broken", "checkpoint") == [7, 10]

@@ -14,6 +14,15 @@ STOP_FILE = "stop"
 """In the job's folder."""
 
 
+_ADDED = (
+    ("train", "lm_lr", None),
+    ("train", "lm_weight", 0.0),
+    ("train", "betas", [0.9, 0.999]),
+    ("model", "hidden", 0),
+)
+"""Fields that older jobs did not have, and the values that leave all as it was for them."""
+
+
 class RankPayload(BaseModel):
     """All that a rank needs, as plain JSON; the same for every rank."""
 
@@ -62,10 +71,9 @@ class RankPayload(BaseModel):
                 *("select_metric", "initial_loss_scale"),
             },
         )
-        # Likewise, so that a job goes on which began before there were such fields.
-        for name, unset in (("lm_lr", None), ("lm_weight", 0.0), ("betas", [0.9, 0.999])):
-            if deciding["train"][name] == unset:
-                del deciding["train"][name]
+        for block, name, unset in _ADDED:
+            if deciding[block][name] == unset:
+                del deciding[block][name]
         if self.objective != "labels":  # which older checkpoints do not know
             deciding["objective"] = self.objective
         deciding["tokens"] = [self.train_tokens.name, self.validation_tokens.name]
