@@ -19,6 +19,7 @@ from gpt2cls.data.tasks import Split
 from gpt2cls.data.token_stream import encode_stream
 from gpt2cls.errors import ModelError
 from gpt2cls.pretrained import find_pretrained, weight_files
+from gpt2cls.training import shelf
 from gpt2cls.training.payload import RankPayload
 from jobs.backbones import fetched
 from jobs.plan import num_cores, threads_per_worker
@@ -74,9 +75,11 @@ def tuned_language(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Read
         train(payload, job.cluster, ray, attempt.log)
         from jobs.publish_language import save_best
 
+        _make_room(folder.parent, payload)
         info = save_best(payload, ready.tokenizer, folder)
         shutil.rmtree(payload.job_dir)
     else:
+        shelf.note_use(folder)
         attempt.log.say("the language model was fine-tuned on these texts before: used again")
     words = ", ".join(f"{name} {value:.4f}" for name, value in info.metrics.items())
     attempt.log.say(f"language model, held-out texts: {words}")
@@ -84,6 +87,14 @@ def tuned_language(attempt: "Attempt", job: FinetuneJob | SweepJob, ready: "Read
         {f"lm/{name}": value for name, value in info.metrics.items()}, step=info.step
     )
     return folder
+
+
+def _make_room(shelf_dir: Path, payload: RankPayload) -> None:
+    from gpt2cls.training.saves import BEST
+
+    shelf_dir.mkdir(parents=True, exist_ok=True)
+    size_bytes = sum(path.stat().st_size for path in (payload.job_dir / BEST).iterdir())
+    shelf.make_room(shelf_dir, size_bytes, shelf.limit_bytes(shelf_dir))
 
 
 def _read(folder: Path) -> "LanguageInfo | None":

@@ -362,3 +362,16 @@ def hidden_bytes(ranks, folder):
 def test_two_ranks_keep_together_the_bits_that_one_keeps(tmp_path):
     answers = on_ranks(2, tmp_path, hidden_bytes, tmp_path / "two")
     assert answers == [hidden_bytes(Ranks(), tmp_path / "one")] * 2
+
+
+def test_a_folder_of_several_files_goes_as_a_whole_unless_it_was_just_used(tmp_path):
+    for age_s, name in enumerate(("new", "old", "used")):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        for file in ("weights", "deep/words"):
+            (tmp_path / name / file).write_bytes(bytes(20))
+            os.utime(tmp_path / name / file, (time.time() - 100 * age_s - 100,) * 2)
+        for folder in ("deep", "."):
+            os.utime(tmp_path / name / folder, (time.time() - 100 * age_s - 100,) * 2)
+    shelf.note_use(tmp_path / "used")
+    shelf.make_room(tmp_path, 5, 100)  # of 120 bytes
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "used"]

@@ -1,14 +1,15 @@
-"""Large arrays on disk that jobs share: each in a folder named after all that it depends on.
+"""What jobs share on disk, arrays and models: each in a folder named after all it depends on.
 
 A folder is written aside and renamed when whole. The shelf is bounded: what was not read for the
 longest time goes first. A job that reads an array keeps it: a mapped file outlives its name.
-Knows files and bytes; does not know what the arrays hold.
+Knows files and bytes; does not know what they hold.
 """
 
 import contextlib
 import math
 import os
 import shutil
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class ArraySpec:
 
 
 def limit_bytes(cache_dir: Path) -> int:
-    """What all arrays of the shelf may take together on this disk."""
+    """What all folders of the shelf may take together on this disk."""
     free = shutil.disk_usage(cache_dir).free
     return min(LIMIT_BYTES, int(FREE_SHARE * (free + sum(map(_size, _folders(cache_dir))))))
 
@@ -54,7 +55,7 @@ def why_refused(size_bytes: int, limit: int) -> str | None:
 def doomed(
     used_s: dict[Path, float], sizes: dict[Path, int], new_bytes: int, limit: int
 ) -> list[Path]:
-    """Which folders go so that a new array has room: the least recently used first."""
+    """Which folders go so that a new one has room: the least recently used first."""
     total, chosen = sum(sizes.values()) + new_bytes, []
     for folder in sorted(used_s, key=lambda folder: (used_s[folder], folder.name)):
         if total <= limit:
@@ -83,10 +84,15 @@ def open_array(folder: Path, spec: ArraySpec) -> NDArray[Any] | None:
         return None
     if array.shape != spec.shape or array.dtype != spec.dtype:
         return None
+    note_use(folder)
+    return array
+
+
+def note_use(folder: Path) -> None:
+    """It is the last to be removed now."""
     with contextlib.suppress(OSError):  # read-only, or just removed by another job
         now_ns = time.time_ns()  # the kernel's own clock here is only good to some milliseconds
         os.utime(folder, ns=(now_ns, now_ns))
-    return array
 
 
 def reserve(aside: Path, spec: ArraySpec) -> None:
@@ -128,18 +134,20 @@ def _folders(cache_dir: Path, *, being_written: bool = False) -> list[Path]:
 
 
 def _size(folder: Path) -> int:
-    with contextlib.suppress(OSError):
-        return (folder / _FILE).stat().st_size
-    return 0  # removed by another job meanwhile
+    return sum(status.st_size for status in _statuses(folder) if stat.S_ISREG(status.st_mode))
 
 
 def _changed_s(folder: Path) -> float:
-    """When the folder or its file last changed; a folder is touched each time it is opened."""
-    times = [0.0]
-    for path in (folder, folder / _FILE):
-        with contextlib.suppress(OSError):
-            times.append(path.stat().st_mtime)
-    return max(times)
+    """When the folder or a file in it last changed; a folder is touched each time it is opened."""
+    return max((status.st_mtime for status in _statuses(folder)), default=0.0)
+
+
+def _statuses(folder: Path) -> list[os.stat_result]:
+    """Of the folder and of all in it; not of what another job has just removed."""
+    found: list[os.stat_result] = []
+    with contextlib.suppress(OSError):
+        found.extend(path.stat() for path in (folder, *folder.rglob("*")))
+    return found
 
 
 def _gb(size_bytes: int) -> str:
