@@ -24,7 +24,7 @@ from gpt2cls.model.auto import AutoBackbone
 from gpt2cls.model.backbone import Backbone
 from gpt2cls.model.classifier import Classifier
 from gpt2cls.model.folder import ModelInfo, load_classifier, members_of
-from gpt2cls.model.packed import PackedGPT2, can_pack
+from gpt2cls.model.packed import AGREES_WITHIN, PackedGPT2, can_pack
 from gpt2cls.training.allocator import keep_freed_memory
 from gpt2cls.training.memory import TokenBudget
 from gpt2cls.training.objectives import logits
@@ -39,8 +39,6 @@ TOKENS_PER_BATCH_ON_GPU = 131_072
 PAD_TO = {"cpu": 1, "cuda": 8}
 """Matrix units like multiples of 8; a processor just works through the padding."""
 ROWS_ENCODED_AT_ONCE = 10_000
-AGREES_WITHIN = 0.05
-"""Random tokens are harder than texts: where they differ by 0.02, texts differ by 0.014."""
 COMPANY_MATTERS_BY = 0.02
 """In bf16: what else is asked decides how sums are rounded."""
 PROBE_ROWS, PROBE_TOKENS = 16, 32

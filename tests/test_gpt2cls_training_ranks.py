@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
-from tiny_training import Log, tiny_config, tiny_model, tiny_rows, tiny_state, tiny_work
+from tiny_training import TASK, Log, tiny_config, tiny_model, tiny_rows, tiny_state, tiny_work
 
 from gpt2cls.errors import NonFiniteLoss
 from gpt2cls.training.compute import Compute
@@ -109,7 +109,7 @@ def overflow_on_rank_one(ranks):
 def all_logits(ranks, num_rows):
     rows = tiny_rows(num_rows)
     compute = Compute(ranks, "fp32", TokenBudget(64))
-    logits_NC = logits_of_rows(tiny_model(), rows, rows.data.lengths, 3, compute)
+    logits_NC = logits_of_rows(tiny_model(), rows, rows.data.lengths, TASK, compute)
     return logits_NC.numpy()
 
 

@@ -57,7 +57,7 @@ class Classification:
             model,
             self.validation,
             self.validation_lengths,
-            len(self.task.labels),
+            self.task,
             self.compute,
         )
         return self.measure(logits_NC, model.probabilities)  # type: ignore[arg-type]
