@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from gpt2cls.data.batches import Batch, padded_length, rows_of_tokens
 from gpt2cls.data.encode import encode_rows
@@ -20,11 +21,11 @@ from gpt2cls.data.tasks import VALUE
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.errors import RequestError
 from gpt2cls.metrics import predictions
-from gpt2cls.model.auto import AutoBackbone
+from gpt2cls.model.auto import AutoBackbone, HalfAutoBackbone
 from gpt2cls.model.backbone import Backbone
 from gpt2cls.model.classifier import Classifier
 from gpt2cls.model.folder import ModelInfo, load_classifier, members_of
-from gpt2cls.model.packed import AGREES_WITHIN, PackedGPT2, can_pack
+from gpt2cls.model.packed import AGREES_WITHIN, WORTH_IT_FROM, PackedGPT2, can_pack
 from gpt2cls.training.allocator import keep_freed_memory
 from gpt2cls.training.memory import TokenBudget
 from gpt2cls.training.objectives import logits
@@ -82,8 +83,8 @@ class Predictor:
     @property
     def tolerance(self) -> float:
         """By how much a probability, or a value, may differ when other texts are asked with it."""
-        is_packed = isinstance(self.model.backbone, PackedGPT2)
-        return (COMPANY_MATTERS_BY if is_packed else 1e-4) * self.info.task.std
+        is_half = isinstance(self.model.backbone, PackedGPT2 | HalfAutoBackbone)
+        return (COMPANY_MATTERS_BY if is_half else 1e-4) * self.info.task.std
 
     @property
     def needs_transformers(self) -> bool:
@@ -223,12 +224,19 @@ def fastest_that_agrees(model: Classifier, info: ModelInfo) -> Classifier:
     place = next(model.parameters()).device
     if place.type != "cpu" or pick_precision("auto", place)[0] != "bf16":
         return model
-    if not can_pack(model.backbone):
+    backbone: nn.Module
+    if isinstance(model.backbone, AutoBackbone) and model.backbone.width >= WORTH_IT_FROM:
+        backbone = HalfAutoBackbone(model.backbone)
+    elif can_pack(model.backbone):
+        backbone = PackedGPT2(model.backbone)
+    else:
         return model
     # It is no backbone that could be trained or saved, but it can be asked like one.
-    backbone = cast(Backbone, PackedGPT2(model.backbone))
-    packed = Classifier(backbone, model.pooling, model.head).eval()
-    return packed if _largest_difference(model, packed, info) <= AGREES_WITHIN else model
+    fast = Classifier(cast(Backbone, backbone), model.pooling, model.head).eval()
+    try:
+        return fast if _largest_difference(model, fast, info) <= AGREES_WITHIN else model
+    except RuntimeError:  # a model of transformers that does not compute in bf16
+        return model
 
 
 @torch.inference_mode()

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from gpt2cls.model.auto import AutoBackbone
+from gpt2cls.config import ModelConfig
+from gpt2cls.data.tasks import Task
+from gpt2cls.model.auto import AutoBackbone, HalfAutoBackbone
+from gpt2cls.model.classifier import with_new_head
+from gpt2cls.model.folder import ModelInfo
+from gpt2cls.predict import fastest_that_agrees
+
+TASK = Task("single_label", ("a", "b", "c"), False)
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 60}
 ALSO = {"intermediate_size": 48, "max_position_embeddings": 32}
@@ -90,3 +97,49 @@ def test_a_model_whose_lower_part_needs_the_upper_one_is_known(transformers, tok
     backbone = backbone_of(transformers, "Llama")
     backbone.model.layers[0].input_layernorm = backbone.model.norm
     assert backbone.computes_above(tokens, LENGTHS_B, 1)
+
+
+def a_classifier(transformers, **settings):
+    torch.manual_seed(0)
+    sizes = {**SMALL, **ALSO, "hidden_size": 128, "intermediate_size": 256, **settings}
+    backbone = AutoBackbone(
+        transformers.LlamaModel(transformers.LlamaConfig(pad_token_id=0, **sizes))
+    )
+    config = ModelConfig(backbone="folder", pooling="mean", temperature=1.0)
+    info = ModelInfo(task=TASK, model=config, max_length=32, vocab_size=60, pad_id=0)
+    return with_new_head(backbone, config, TASK).eval(), info
+
+
+@pytest.fixture
+def a_processor_with_bf16(monkeypatch):
+    monkeypatch.setattr("gpt2cls.predict.pick_precision", lambda *_: ("bf16", "as the test says"))
+
+
+def test_to_be_asked_its_weights_are_bf16_where_answers_agree(
+    transformers, a_processor_with_bf16, monkeypatch, tokens
+):
+    model, info = a_classifier(transformers)
+    fast = fastest_that_agrees(model, info)
+    assert {p.dtype for p in fast.backbone.parameters()} == {torch.bfloat16}
+    assert {b.dtype for b in fast.backbone.buffers()} == {torch.float32}
+    assert {p.dtype for p in model.backbone.parameters()} == {torch.float32}
+    with torch.no_grad():
+        exact, found = (m.backbone(tokens, LENGTHS_B)[0, :9] for m in (model, fast))
+    assert found.dtype == torch.float32
+    assert 0 < (found - exact).norm() < 0.02 * exact.norm()
+    monkeypatch.setattr("gpt2cls.predict.AGREES_WITHIN", 1e-7)
+    assert fastest_that_agrees(model, info) is model
+
+
+def test_a_narrow_one_or_one_that_cannot_compute_in_bf16_stays_as_it_is(
+    transformers, a_processor_with_bf16, monkeypatch
+):
+    model, info = a_classifier(transformers, hidden_size=32)
+    assert fastest_that_agrees(model, info) is model
+    model, info = a_classifier(transformers)
+
+    def refuse(*_):
+        raise RuntimeError("not implemented for 'BFloat16'")
+
+    monkeypatch.setattr(HalfAutoBackbone, "forward", refuse)
+    assert fastest_that_agrees(model, info) is model

@@ -5,6 +5,7 @@ Letters in tensor names: B rows, T tokens, D features.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -155,6 +156,21 @@ class AutoBackbone(nn.Module):
             yield
         finally:
             handle.remove()
+
+
+class HalfAutoBackbone(AutoBackbone):
+    """A copy of another one with weights in bf16, to be asked only.
+
+    Its buffers, which positions are made of, and the hidden states that leave it are float32.
+    """
+
+    def __init__(self, backbone: AutoBackbone) -> None:
+        super().__init__(deepcopy(backbone.model).eval())
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        return super().forward(tokens_BT, lengths_B).float()
 
 
 class _Entered(Exception):
