@@ -59,7 +59,7 @@ def run(table: Table, kept: Numbers, beside: list[str]) -> None:
     for row, column, seed in table.numbers():
         is_kept = str(seed) in kept.get(row, {}).get(column, {})
         recipe, settings = table.job(row, column, seed)
-        if not is_kept and found(recipe, settings) is None:
+        if not is_kept and found(recipe, settings, table.rows[row].stage) is None:
             given = [_setting(*pair) for pair in settings.items()] + beside
             words = [word for setting in given for word in ("-s", setting)]
             command = ["run", str(ROOT / "recipes" / f"{recipe}.yaml"), *words]
@@ -71,8 +71,11 @@ def _setting(name: str, value: Any) -> str:
     return f"{name}={'null' if value is None else value}"
 
 
-def found(recipe: str, settings: Settings) -> Any:
-    """The newest finished run of a recipe under these settings, or None."""
+def found(recipe: str, settings: Settings, stage: str | None = None) -> Any:
+    """The newest finished run of a recipe under these settings, or None.
+
+    Of a pipeline it is that of `stage`.
+    """
     given = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text())
     client = _client()
     experiment = client.get_experiment_by_name(given["name"])
@@ -81,8 +84,26 @@ def found(recipe: str, settings: Settings) -> Any:
     runs = client.search_runs(
         [experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=1000
     )
+    if stage is not None:
+        return _stage(runs, settings, stage)
     fits = (run for run in runs if _fits(run.data.params, settings))
     return next((run for run in fits if "gpt2cls.sweep_id" not in run.data.tags), None)
+
+
+def _stage(runs: list[Any], settings: Settings, stage: str) -> Any:
+    """The run of `stage` in a pipeline whose stages have the settings that name them."""
+    wanted: dict[str, Settings] = {}
+    for name, given in settings.items():
+        _, of_stage, _, field = name.split(".", 3)  # stages.<stage>.job.<field>
+        wanted.setdefault(of_stage, {})[field] = given
+
+    def by_pipeline(name: str) -> dict[str, Any]:
+        of_stage = [run for run in runs if run.data.tags.get("gpt2cls.stage") == name]
+        fits = [run for run in of_stage if _fits(run.data.params, wanted.get(name, {}))]
+        return {run.data.tags["gpt2cls.pipeline_id"]: run for run in fits}
+
+    whole = set.intersection(*(set(by_pipeline(name)) for name in wanted))
+    return next((run for key, run in by_pipeline(stage).items() if key in whole), None)
 
 
 def _fits(params: dict[str, str], settings: Settings) -> bool:
@@ -96,7 +117,7 @@ def _client() -> Any:
 
 def value(table: Table, row: str, column: str, seed: int) -> float | None:
     """The number that the run of a seed gave; None: it is missing."""
-    run = found(*table.job(row, column, seed))
+    run = found(*table.job(row, column, seed), table.rows[row].stage)
     if run is not None and table.is_sweep:
         run = _trial(run, table.rows[row].settings)
     metrics = {} if run is None else run.data.metrics

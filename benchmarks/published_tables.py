@@ -19,6 +19,8 @@ class Row:
     metric: str = "accuracy"
     bag: str = "tfidf"
     """The baseline that is a bag of words."""
+    stage: str | None = None
+    """Of a pipeline: the stage whose metric it is."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Table:
     seeds: int = 3
     is_sweep: bool = False
     more: Settings = field(default_factory=dict)
+    seeded: tuple[str, ...] = ("train.seed",)
+    """The settings that a seed goes to."""
 
     def metric_of(self, row: str, column: str) -> str:
         pattern = self.columns[column].metric or self.metric
@@ -60,7 +64,8 @@ class Table:
     def job(self, row: str, column: str, seed: int) -> tuple[str, Settings]:
         """The recipe and the settings of the job that fills a cell."""
         of_row = {} if self.is_sweep else self.rows[row].settings
-        settings = {**self.more, **of_row, **self.columns[column].settings, "train.seed": seed}
+        settings = {**self.more, **of_row, **self.columns[column].settings}
+        settings |= dict.fromkeys(self.seeded, seed)
         return self.rows[row].recipe or self.recipe, settings
 
     def numbers(self) -> Iterator[tuple[str, str, int]]:
@@ -117,6 +122,8 @@ whole text, is level with it."""
 SMOLLM2 = """\
 Everything below the four highest of its thirty blocks is frozen, and what it makes of the texts is
 computed once. `python benchmarks/make_smollm2.py smollm2` writes the folder that is read."""
+
+DIRECTION = ""
 
 AWD = ""
 
@@ -272,6 +279,18 @@ def _ulmfit() -> dict[str, Table]:
             metric="best/{}",
             is_sweep=True,
             more={"model.backbone": TUNED, "train.lm_epochs": 0},
+        ),
+        "direction": Table(
+            "ULMFiT in both directions (AG News, 500 labels, test accuracy)",
+            "ulmfit-both-small",
+            {
+                "forward": Row({}, stage="forward"),
+                "backward": Row({}, stage="backward"),
+                "the mean of both": Row({}, stage="both"),
+            },
+            {"500": Column()},
+            DIRECTION,
+            seeded=("stages.forward.job.train.seed", "stages.backward.job.train.seed"),
         ),
         "awd": Table(
             "ULMFiT on a small AWD-LSTM (AG News, 500 labels, test accuracy)",
