@@ -19,6 +19,7 @@ from cluster.home import Surroundings
 from cluster.local import RayPlace
 from gpt2cls.data.check import check
 from gpt2cls.data.encode import open_tokens
+from gpt2cls.data.objects import with_local_files
 from gpt2cls.data.prepare import Prepared, prepare
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.model.head_rules import check_head
@@ -75,7 +76,8 @@ def read_data(job: FinetuneJob | SweepJob, base_dir: Path, surroundings: Surroun
     Raises:
         RequestError: the data or the model cannot be used.
     """
-    prepared = prepare(job.data, base_dir=base_dir, seed=job.train.seed)
+    data = with_local_files(job.data, surroundings.home.cache)
+    prepared = prepare(data, base_dir=base_dir, seed=job.train.seed)
     for one in _at_its_ends(job):
         check_head(one.model, prepared.task, label_smoothing=one.train.label_smoothing)
     local = fetched(job, surroundings, base_dir)

@@ -78,11 +78,11 @@ def _of_source(
     source: str, settings: list[str], given: dict[str, Any]
 ) -> tuple["DataConfig", "ModelConfig", int, Path]:
     from gpt2cls.config import DataConfig, ModelConfig
-    from gpt2cls.data.locate import check_source_exists
+    from gpt2cls.data.locate import check_source_exists, is_object
 
     if settings:
         raise RequestError(f"-s {settings[0]} is for a job file; use --text, --label, --separator")
-    if fault := check_source_exists(source, base_dir=Path.cwd()):
+    if not is_object(source) and (fault := check_source_exists(source, base_dir=Path.cwd())):
         raise RequestError(fault)
     data = DataConfig(train=source, **given)
     return data, ModelConfig(backbone=_SHAPE_WITHOUT_DOWNLOAD), 0, Path.cwd()

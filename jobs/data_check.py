@@ -24,9 +24,11 @@ def run_data_check(
         RequestError: the data or the tokenizer cannot be used.
     """
     from gpt2cls.data.check import check
+    from gpt2cls.data.objects import with_local_files
     from gpt2cls.data.prepare import prepare
     from gpt2cls.data.tokenizer_source import get_tokenizer
 
+    data = with_local_files(data, surroundings.home.cache)
     prepared = prepare(data, base_dir=base_dir, seed=seed)
     console.print(f"{sum(map(len, prepared.splits.values())):,} rows read")
     cache = surroundings.home.cache

@@ -10,6 +10,7 @@ from rich.console import Console
 from cluster.home import Surroundings
 from cluster.local import RayPlace
 from gpt2cls.data.corpus import Corpus, read_corpus
+from gpt2cls.data.objects import with_local_files
 from gpt2cls.data.token_stream import encode_stream, open_stream
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.data.tokenizer_source import get_tokenizer
@@ -92,7 +93,8 @@ def read_texts(job: PretrainJob, base_dir: Path, surroundings: Surroundings) -> 
         RequestError: the texts or the model cannot be used.
     """
     cache_dir = surroundings.home.cache
-    corpus = read_corpus(job.data, base_dir=base_dir, seed=job.train.seed, cache_dir=cache_dir)
+    data = with_local_files(job.data, cache_dir)
+    corpus = read_corpus(data, base_dir=base_dir, seed=job.train.seed, cache_dir=cache_dir)
     model = fetched(job, surroundings, base_dir).model.as_model()
     return Texts(corpus, get_tokenizer(model, corpus.train, cache_dir=cache_dir, base_dir=base_dir))
 

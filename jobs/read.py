@@ -182,7 +182,7 @@ def _expand(tree: Tree, data_dir: Path | None) -> list[Problem]:
 
 
 def _missing_data(tree: Tree, base_dir: Path) -> Iterator[Problem]:
-    from gpt2cls.data.locate import check_corpus_exists, check_source_exists
+    from gpt2cls.data.locate import check_corpus_exists, check_source_exists, is_object
 
     kind = tree.values.get("kind")
     is_there = check_corpus_exists if kind == "pretrain" else check_source_exists
@@ -192,6 +192,8 @@ def _missing_data(tree: Tree, base_dir: Path) -> Iterator[Problem]:
         if path == ("input",) and kind != "prepare":
             source = base_dir / value
             fault = None if source.is_file() else f"no such file: {source}"
+        elif is_object(value) and kind in ("finetune", "sweep", "pretrain"):
+            fault = None  # the network is asked when the job runs
         else:
             fault = is_there(value, base_dir=base_dir)
         if fault is not None:

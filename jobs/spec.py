@@ -17,6 +17,7 @@ from gpt2cls.config import (
     PretrainConfig,
     TrainConfig,
 )
+from gpt2cls.data.locate import address_fault, is_object
 from jobs.input_forms import form_faults, with_metrics_of_values
 from jobs.names import MODEL_WORDS, JobName, check_model, is_registered
 from jobs.search import Fault, SearchConfig, SpaceGiven, num_trials, sweep_faults
@@ -316,6 +317,7 @@ def _at(values: dict[str, Any], field: str) -> Any:
 def _training_faults(job: TrainingJob) -> Iterator[Fault]:
     yield from _worker_faults(job.train, job.cluster, "row")
     yield from _address_faults(job.model)
+    yield from _object_faults(job.data)
     if job.train.lm_weight and job.train.freeze != "none":
         words = f"none with train.lm_weight = {job.train.lm_weight:g}: all layers learn the texts"
         yield "train.freeze", job.train.freeze, words
@@ -342,6 +344,7 @@ def _encdec_faults(model: ModelConfig, train: TrainConfig) -> Iterator[Fault]:
 def _pretrain_faults(job: PretrainJob) -> Iterator[Fault]:
     yield from _worker_faults(job.train, job.cluster, "block")
     yield from _address_faults(job.model)
+    yield from _object_faults(job.data)
     if job.train.objective in ("masked", "joint"):
         words = "causal or backward: this version has no masked and no joint objective"
         yield "train.objective", job.train.objective, words
@@ -384,6 +387,14 @@ def _address_faults(model: ModelConfig | LanguageModelConfig) -> Iterator[Fault]
                 check_model(value)
             except ValueError:
                 yield f"model.{field}", value, MODEL_WORDS
+
+
+def _object_faults(data: DataConfig | CorpusConfig) -> Iterator[Fault]:
+    for field in ("train", "validation", "test"):
+        given = getattr(data, field, None)
+        for value in given if isinstance(given, tuple) else (given,):
+            if is_object(value) and (words := address_fault(value)):
+                yield f"data.{field}", value, words
 
 
 def _with_name(stage: Any, pipeline: Any, name: str) -> Any:

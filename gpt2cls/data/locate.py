@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from gpt2cls.data.stream import table_format
 from gpt2cls.errors import DataError
@@ -19,6 +20,7 @@ ACCEPTED = (
     f"Give a file (.csv, .tsv, .json, .jsonl, .parquet, each also .gz), a glob, a folder of class "
     f"folders, a saved `datasets` folder, hf:<name>[/<config>], or {BUILTIN}"
 )
+OBJECT_SCHEMES = ("s3://", "gs://", "abfs://", "abfss://")
 TEXT_ENDINGS = (".txt", ".txt.gz")
 _HUB_NAME = re.compile(r"hf:[\w.-]+(/[\w.-]+){0,2}")
 _SAVED = ("dataset_dict.json", "state.json")
@@ -33,6 +35,29 @@ class Located:
     """As it was given."""
     paths: tuple[Path, ...] = ()
     """The files or the folder."""
+
+
+def is_object(source: object) -> bool:
+    """Whether a source is an address in object storage."""
+    return isinstance(source, str) and source.startswith(OBJECT_SCHEMES)
+
+
+def address_fault(address: str) -> str | None:
+    """What an address would have to be, in words without its secrets; None: it can be used.
+
+    Nobody is asked whether anything is there.
+    """
+    example = "a bucket and an object in it, as s3://bucket/folder/train.parquet"
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return example
+    if parts.username not in (None, "anonymous") or parts.password:
+        return (
+            "an address without credentials, which logs and records would show: put them into "
+            "the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS)"
+        )
+    return None if parts.netloc and parts.path.strip("/") else example
 
 
 def check_source_exists(source: str, *, base_dir: Path) -> str | None:
