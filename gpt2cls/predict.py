@@ -224,19 +224,27 @@ def fastest_that_agrees(model: Classifier, info: ModelInfo) -> Classifier:
     place = next(model.parameters()).device
     if place.type != "cpu" or pick_precision("auto", place)[0] != "bf16":
         return model
-    backbone: nn.Module
-    if isinstance(model.backbone, AutoBackbone) and model.backbone.width >= WORTH_IT_FROM:
-        backbone = HalfAutoBackbone(model.backbone)
-    elif can_pack(model.backbone):
-        backbone = PackedGPT2(model.backbone)
-    else:
+    if isinstance(model.backbone, AutoBackbone):
+        try:
+            return _in_half(model, info)
+        except Exception:  # a library of hundreds of architectures raises anything
+            return model
+    if not can_pack(model.backbone):
         return model
+    return _if_it_agrees(PackedGPT2(model.backbone), model, info)
+
+
+def _in_half(model: Classifier, info: ModelInfo) -> Classifier:
+    backbone = cast(AutoBackbone, model.backbone)
+    if backbone.width < WORTH_IT_FROM:
+        return model
+    return _if_it_agrees(HalfAutoBackbone(backbone), model, info)
+
+
+def _if_it_agrees(backbone: nn.Module, model: Classifier, info: ModelInfo) -> Classifier:
     # It is no backbone that could be trained or saved, but it can be asked like one.
     fast = Classifier(cast(Backbone, backbone), model.pooling, model.head).eval()
-    try:
-        return fast if _largest_difference(model, fast, info) <= AGREES_WITHIN else model
-    except RuntimeError:  # a model of transformers that does not compute in bf16
-        return model
+    return fast if _largest_difference(model, fast, info) <= AGREES_WITHIN else model
 
 
 @torch.inference_mode()

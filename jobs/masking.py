@@ -12,7 +12,7 @@ _SECRETS = (  # what the first group holds is kept
     re.compile(r"(\b)(?:hf_|ghp_|gho_|glpat-|g2c_|sk-|xox[abp]-)[A-Za-z0-9_-]{16,}"),
     re.compile(r"(\b)AKIA[A-Z0-9]{16}\b"),
     re.compile(r"(?i)(bearer )[A-Za-z0-9._~+/-]{8,}=*"),
-    re.compile(r"(?i)(\b(?:\w*token|secret|passw\w*|api[_-]?key)[=:])[^\s,;&'\"]+"),
+    re.compile(r"(?i)(\b(?:\w*token|\w*secret\w*|sig|passw\w*|api[_-]?key)[=:])[^\s,;&'\"]+"),
 )
 
 

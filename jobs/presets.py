@@ -76,9 +76,11 @@ def _settings(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What the preset says to a job with these values."""
     name = values.get("preset")
     settings = deepcopy(PRESETS.get(name, {})) if isinstance(name, str) else {}
-    if settings and _given(values, "model", "head") == "encdec":
-        for field in ("pooling", "hidden"):  # its queries read the text themselves
-            settings["model"].pop(field, None)
+    head = _given(values, "model", "head")
+    if settings and head == "encdec":
+        del settings["model"]["pooling"]  # its queries read the text themselves
+    if settings and head in ("encdec", "adaptive"):
+        settings["model"].pop("hidden", None)  # with many labels they have layers of their own
     if name == "paper" and _given(values, "cluster", "gpus_per_worker"):
         settings["train"]["precision"] = "fp16"  # as published; a processor has none that is fast
     return settings

@@ -28,9 +28,10 @@ at once, with file and line. `gpt2cls validate JOB` shows the file with every de
 A source of texts is `bbc-news`, which is built in; a CSV, TSV, JSON, JSONL or Parquet file, each
 also with `.gz`; a glob of such files; a folder that holds one folder of text files per class; a
 folder that `datasets` saved; or `hf:<dataset>[/<config>]`. Of finetune, sweep and pretrain it may
-also lie in object storage: `s3://bucket/train.parquet`, `gs://...` or `abfs://...`; texts without
-labels also as a folder (`s3://bucket/corpus`) or a pattern (`s3://bucket/part-*.txt`). It is copied
-once into the cache; credentials come from the environment.
+also lie in object storage: `s3://bucket/train.parquet`, `gs://bucket/train.parquet` or
+`abfss://container@account.dfs.core.windows.net/train.parquet`; texts without labels also as a
+folder (`s3://bucket/corpus`) or a pattern (`s3://bucket/part-*.txt`). It is copied once into the
+cache; credentials come from the environment.
 """
 _SPACES = """\
 ## Search spaces

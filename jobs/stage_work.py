@@ -14,6 +14,7 @@ from gpt2cls.data.cache import sha256
 from gpt2cls.data.partly import PARTS, fingerprint_of
 from gpt2cls.model.folder import read_info
 from gpt2cls.pretrained import OUR_FORMAT, find_pretrained
+from gpt2cls.training.payload import as_before
 from jobs.attempt import Attempt, read_data
 from jobs.backbones import fetched
 from jobs.deploy import deploy, why_gone
@@ -177,7 +178,7 @@ def _settings(job: FinetuneJob | PretrainJob) -> dict[str, Any]:
     settings = {
         "kind": job.kind,
         "data": job.data.model_dump(mode="json", exclude={"train", "validation", "test"}),
-        "model": job.model.model_dump(mode="json", exclude={*_NETWORKS}),
+        "model": as_before("model", job.model.model_dump(mode="json", exclude={*_NETWORKS})),
         "train": job.train.model_dump(mode="json"),
     }
     return settings | _register(job)

@@ -94,7 +94,9 @@ def _make_room(shelf_dir: Path, payload: RankPayload) -> None:
 
     shelf_dir.mkdir(parents=True, exist_ok=True)
     size_bytes = sum(path.stat().st_size for path in (payload.job_dir / BEST).iterdir())
-    shelf.make_room(shelf_dir, size_bytes, shelf.limit_bytes(shelf_dir))
+    limit = shelf.limit_bytes(shelf_dir)
+    # A job reads its folder whenever ranks start, and at its end.
+    shelf.make_room(shelf_dir, size_bytes, limit, spared_s=shelf.ABANDONED_S)
 
 
 def _read(folder: Path) -> "LanguageInfo | None":

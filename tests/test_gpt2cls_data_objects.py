@@ -1,5 +1,7 @@
 """Sources in object storage, read with pyarrow from a server that speaks S3."""
 
+from pathlib import Path
+
 import pytest
 from s3_fake import S3Fake
 
@@ -19,6 +21,9 @@ OBJECTS = {
     "bucket/corpus/a.txt": b"one text of words\n" * 3,
     "bucket/corpus/b.txt": b"another text of words\n" * 3,
     "bucket/corpus/deep/c.txt": b"not directly in the folder\n",
+    "bucket/spark/_SUCCESS": b"",
+    "bucket/spark/.part-0.txt.crc": b"12345678",
+    "bucket/spark/part-0.txt": b"a text\n",
     "bucket/mixed/part-1.txt": b"first\n",
     "bucket/mixed/part-2.txt": b"second\n",
     "bucket/mixed/notes.md": b"no text\n",
@@ -35,6 +40,10 @@ def storage(monkeypatch):
         yield fake
 
 
+def copied(address, cache_dir):
+    return copies([address], cache_dir)[address]
+
+
 def test_rows_are_those_of_the_object_and_it_is_copied_once(storage, tmp_path):
     config = DataConfig(train="s3://bucket/rows/train.csv", validation=0.2)
     local = with_local_files(config, tmp_path)
@@ -48,9 +57,9 @@ def test_rows_are_those_of_the_object_and_it_is_copied_once(storage, tmp_path):
 
 
 def test_an_object_that_changed_is_copied_again(storage, tmp_path):
-    (before,) = copies("s3://bucket/rows/train.csv", tmp_path)
+    (before,) = copied("s3://bucket/rows/train.csv", tmp_path)
     storage.objects["bucket/rows/train.csv"] = ROWS + b"one more,a\n"
-    (after,) = copies("s3://bucket/rows/train.csv", tmp_path)
+    (after,) = copied("s3://bucket/rows/train.csv", tmp_path)
     assert after.read_bytes() == ROWS + b"one more,a\n" != before.read_bytes()
 
 
@@ -59,8 +68,10 @@ def test_a_folder_or_a_pattern_of_texts_is_a_corpus(storage, tmp_path):
         "s3://bucket/corpus": ["a.txt", "b.txt"],
         "s3://bucket/corpus/": ["a.txt", "b.txt"],
         "s3://bucket/mixed/part-*.txt": ["part-1.txt", "part-2.txt"],
+        "s3://bucket/mixed/part-*.txt?region=eu-west-1": ["part-1.txt", "part-2.txt"],
+        "s3://bucket/spark": ["part-0.txt"],
     }.items():
-        assert [path.name for path in copies(address, tmp_path)] == names
+        assert [path.name for path in copied(address, tmp_path)] == names
     config = CorpusConfig(train=("s3://bucket/corpus", "s3://bucket/mixed/part-*.txt"))
     config = config.model_copy(update={"validation": "s3://bucket/mixed/part-2.txt"})
     local = with_local_files(config, tmp_path)
@@ -79,26 +90,37 @@ def test_a_folder_or_a_pattern_of_texts_is_a_corpus(storage, tmp_path):
 )
 def test_what_is_not_there_is_one_sentence(address, said, storage, tmp_path):
     with pytest.raises(DataError, match=said):
-        copies(address, tmp_path)
+        copied(address, tmp_path)
 
 
 def test_several_objects_are_no_table(storage, tmp_path):
-    with pytest.raises(DataError, match="2 objects; name one of them"):
+    with pytest.raises(DataError, match="2 objects; name one"):
         with_local_files(DataConfig(train="s3://bucket/corpus"), tmp_path)
 
 
 def test_what_may_not_be_read_is_said_and_nothing_is_left(storage, tmp_path):
     storage.broken = True
     with pytest.raises(DataError, match=r"cannot be read: .*ACCESS_DENIED"):
-        copies("s3://bucket/rows/train.csv", tmp_path)
+        copied("s3://bucket/rows/train.csv", tmp_path)
     assert list((tmp_path / "objects").iterdir()) == []
 
 
 def test_what_would_not_fit_is_refused_before_it_is_copied(storage, tmp_path, monkeypatch):
-    monkeypatch.setattr(shelf, "LIMIT_BYTES", 100)
+    config = CorpusConfig(train="s3://bucket/corpus/a.txt", validation="s3://bucket/corpus/b.txt")
+    monkeypatch.setattr(shelf, "LIMIT_BYTES", 100)  # each of them would
     with pytest.raises(DataError, match="no room for copies"):
-        copies("s3://bucket/corpus", tmp_path)
+        with_local_files(config, tmp_path)
     assert list((tmp_path / "objects").iterdir()) == []
+
+
+def test_the_copies_of_a_job_stay_and_others_go(storage, tmp_path, monkeypatch):
+    (here,) = copied("s3://bucket/corpus/a.txt", tmp_path)
+    (other,) = copied("s3://bucket/rows/train.csv", tmp_path)
+    monkeypatch.setattr(shelf, "LIMIT_BYTES", 130)
+    config = CorpusConfig(train="s3://bucket/corpus/b.txt", validation="s3://bucket/corpus/a.txt")
+    local = with_local_files(config, tmp_path)
+    assert Path(local.train).is_file() and Path(local.validation) == here and here.is_file()
+    assert not other.exists()
 
 
 @pytest.mark.parametrize(
@@ -109,16 +131,22 @@ def test_what_would_not_fit_is_refused_before_it_is_copied(storage, tmp_path, mo
         ("s3://bucket", "a bucket and an object"),
         ("s3:///train.csv", "a bucket and an object"),
         ("s3://[bucket/x", "a bucket and an object"),
+        ("s3://bucket/a#b.csv", "a bucket and an object"),
+        ("s3://bucket/a.csv?region=eu-west-1&endpoint_override=host:9000&scheme=http", None),
+        ("s3://bucket/a.csv?secret_key=hidden", "without credentials"),
+        ("abfss://container@account.dfs.core.windows.net/folder/a.parquet", None),
+        ("abfss://account.blob.core.windows.net/c/a.csv?sp=r&sig=hidden", "without credentials"),
+        ("abfss://account.blob.core.windows.net", "abfss://container@account"),
     ],
 )
 def test_an_address_is_checked_without_asking_anybody(address, said):
     fault = address_fault(address)
-    assert fault is None if said is None else said in fault
+    assert fault is None if said is None else said in fault and "hidden" not in fault
 
 
 def test_credentials_in_an_address_are_refused_and_not_repeated(tmp_path):
     with pytest.raises(DataError, match="without credentials") as refused:
-        copies("s3://AKIAKEY:very-secret@bucket/train.csv", tmp_path)
+        copied("s3://AKIAKEY:very-secret@bucket/train.csv", tmp_path)
     assert "very-secret" not in str(refused.value) and "AKIAKEY" not in str(refused.value)
 
 

@@ -23,7 +23,7 @@ from gpt2cls.model.value_head import ValueHead
 from gpt2cls.training.loop import fit
 from gpt2cls.training.ranks import Ranks
 
-N, F, H = 6, 8, 5
+N, F, H = 12, 8, 5
 TASK = Task("single_label", ("a", "b", "c"), False)
 
 
@@ -60,13 +60,31 @@ def test_the_answer_for_a_text_does_not_depend_on_who_is_asked_with_it():
     torch.testing.assert_close(head(vectors()[:1], torch.zeros(1)), together[:1])
 
 
-def test_a_single_row_is_normed_by_what_was_seen_and_changes_no_statistic():
-    norm = BatchNorm(F)
-    norm(vectors())
-    seen = norm.running_mean.clone()
-    alone = norm(vectors(1))
-    assert torch.equal(norm.running_mean, seen) and bool(alone.abs().sum() > 0)
-    torch.testing.assert_close(norm.eval()(vectors(1)), alone)
+@pytest.mark.parametrize("at_once", [1, 2, 7])
+def test_a_few_rows_are_normed_by_what_was_seen_which_they_add_to(at_once):
+    norm, many = BatchNorm(F), vectors(700)
+    for x_NF in many.split(at_once):
+        found = norm(x_NF)
+    torch.testing.assert_close(norm.running_mean, many.mean(dim=0), atol=0.7, rtol=0)
+    torch.testing.assert_close(norm.running_var, many.var(dim=0), atol=0, rtol=0.4)
+    torch.testing.assert_close(norm.eval()(x_NF), found)  # alike in training and after
+
+
+def test_the_gradient_of_a_few_rows_is_that_of_a_constant_scale():
+    norm, x_NF = BatchNorm(F), vectors(3).requires_grad_()
+    first, second = norm(x_NF), norm(vectors(3))  # as in two micro-batches of one step
+    (first.sum() + second.sum()).backward()
+    assert x_NF.grad.std() > 0  # by feature, none of it undone by a mean over three rows
+    assert torch.equal(x_NF.grad[0], x_NF.grad[1])
+
+
+@pytest.mark.parametrize("rows", [3, N])
+def test_what_overflows_leaves_no_trace(rows):
+    norm, x_NF = BatchNorm(F), vectors(rows)
+    x_NF[0, 0] = torch.inf
+    norm(x_NF)
+    assert norm.running_mean.isfinite().all() and norm.running_var.isfinite().all()
+    assert norm.running_mean[0] == 0 and norm.running_mean[1] != 0
 
 
 def test_there_is_dropout_before_both_linear_layers():
@@ -92,13 +110,16 @@ def test_without_it_a_head_has_the_weights_it_always_had():
 def test_values_and_answers_have_it_too():
     value = ValueHead(config(), Task("regression", ("value",), False), F)
     assert value.linear.in_features == H and value(vectors(), torch.zeros(N)).shape == (N, 1)
-    choice = ChoiceHead(config(), Task("multiple_choice", ("a", "b", "c"), True), F)
-    features_BSF = vectors(6).view(2, 3, F).clone()
-    features_BSF[1, 2] = 0  # an answer that is not there
-    logits_BS = choice(features_BSF, torch.zeros(2))
-    assert logits_BS.isfinite().tolist() == [[True] * 3, [True, True, False]]
+    task = Task("multiple_choice", ("a", "b", "c"), True)
+    choice = ChoiceHead(config(truncation_smoothing="learned"), task, F)
+    features_BSF = vectors(12).view(4, 3, F).clone()
+    features_BSF[3, 2] = 0  # an answer that is not there
+    logits_BS = choice(features_BSF, torch.ones(4))
+    assert logits_BS.isfinite().tolist() == [[True] * 3] * 3 + [[True, True, False]]
+    logits_BS.softmax(dim=1)[:, 0].sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in choice.parameters())
     there = BatchNorm(F)
-    there(vectors(6)[:5])  # what is not there has no part in the statistics
+    there(vectors(12)[:11])  # what is not there has no part in the statistics
     torch.testing.assert_close(choice.hidden.norm_in.running_mean, there.running_mean)
 
 
@@ -106,7 +127,7 @@ def test_a_saved_model_remembers_what_its_norms_have_seen(tmp_path):
     tokenizer = train_bpe([pa.chunked_array([["hello world, good day"]])], 300)
     sizes = {"vocab_size": tokenizer.vocab_size, "pad_id": 0, "max_length": 16}
     model = build_classifier(config(), TASK, seed=1, base_dir=Path(), **sizes)
-    asked = torch.randint(0, 200, (4, 7)), torch.tensor([7, 5, 2, 6]), torch.zeros(4)
+    asked = torch.randint(0, 200, (9, 7)), torch.arange(9) % 7 + 1, torch.zeros(9)
     before = model(*asked)
     model.eval()
     info = ModelInfo(task=TASK, model=config(), text="text", thresholds=None, **sizes)
@@ -118,9 +139,14 @@ def test_a_saved_model_remembers_what_its_norms_have_seen(tmp_path):
 
 def trained(ranks):
     # Weights that hardly move: only the statistics do.
-    settings, log = tiny_config(batch_size=8, epochs=3, lr=1e-9), Log()
+    settings, log = tiny_config(batch_size=16, epochs=3, lr=1e-9), Log()
     state = tiny_state(settings, tiny_model(hidden=H))
-    fit(state, tiny_work(settings, log, rows=tiny_rows(32), ranks=ranks), settings, ranks)
+    fit(
+        state,
+        tiny_work(settings, log, rows=tiny_rows(32), ranks=ranks),
+        settings,
+        ranks,
+    )
     return {name: tensor.numpy() for name, tensor in state.model.state_dict().items()}
 
 

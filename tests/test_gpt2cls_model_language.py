@@ -83,6 +83,22 @@ def test_weights_of_one_change_nothing_not_even_under_autocast(in_chunks):
         torch.testing.assert_close(mine, plain_one, rtol=1e-6, atol=0)
 
 
+def test_where_it_is_sure_the_gradient_is_no_further_from_the_truth_than_autocasts(in_chunks):
+    def of(loss_of, dtype=torch.float32, precision=None):
+        hidden, table, targets = given(dtype)
+        with torch.no_grad():
+            hidden[:] = 3 * table[targets.clamp(min=0)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision is not None):
+            loss_of(hidden, table, targets).backward()
+        return hidden.grad, table.grad
+
+    exact = of(plain, torch.float64)
+    ours = of(next_token_loss, precision="bf16")
+    theirs = of(plain, precision="bf16")
+    for mine, other, true in zip(ours, theirs, exact, strict=True):
+        assert (mine - true).norm() <= 1.2 * (other - true).norm()
+
+
 class LogitsMade(TorchDispatchMode):
     """Notes the rows of every tensor [rows, V] that an operation gives."""
 

@@ -373,5 +373,7 @@ def test_a_folder_of_several_files_goes_as_a_whole_unless_it_was_just_used(tmp_p
         for folder in ("deep", "."):
             os.utime(tmp_path / name / folder, (time.time() - 100 * age_s - 100,) * 2)
     shelf.note_use(tmp_path / "used")
-    shelf.make_room(tmp_path, 5, 100)  # of 120 bytes
+    shelf.make_room(tmp_path, 5, 100, spared_s=3600)  # of 120 bytes
+    assert len(list(tmp_path.iterdir())) == 3
+    shelf.make_room(tmp_path, 5, 100)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "used"]

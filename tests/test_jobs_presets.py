@@ -40,6 +40,8 @@ def test_the_encoder_decoder_form_gets_no_pooling_from_a_preset():
         "dropout": 0.1,
         "temperature": 1.0,
     }
+    for_many = fill(PAPER | {"preset": "ulmfit", "model": {"head": "adaptive"}})["model"]
+    assert "hidden" not in for_many and for_many["pooling"] == "concat"
     assert "pooling" in fill(PAPER)["model"]  # what was left out once is there again
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from gpt2cls.data.stream import table_format
 from gpt2cls.errors import DataError
@@ -18,9 +18,11 @@ from gpt2cls.errors import DataError
 BUILTIN = "bbc-news"
 ACCEPTED = (
     f"Give a file (.csv, .tsv, .json, .jsonl, .parquet, each also .gz), a glob, a folder of class "
-    f"folders, a saved `datasets` folder, hf:<name>[/<config>], or {BUILTIN}"
+    f"folders, a saved `datasets` folder, hf:<name>[/<config>], or {BUILTIN}; what trains "
+    "also reads s3://, gs:// and abfss://"
 )
 OBJECT_SCHEMES = ("s3://", "gs://", "abfs://", "abfss://")
+_OPEN_QUESTIONS = {"endpoint_override", "region", "scheme"}
 TEXT_ENDINGS = (".txt", ".txt.gz")
 _HUB_NAME = re.compile(r"hf:[\w.-]+(/[\w.-]+){0,2}")
 _SAVED = ("dataset_dict.json", "state.json")
@@ -48,16 +50,23 @@ def address_fault(address: str) -> str | None:
     Nobody is asked whether anything is there.
     """
     example = "a bucket and an object in it, as s3://bucket/folder/train.parquet"
+    if address.startswith("abfs"):
+        example = "an object, as abfss://container@account.dfs.core.windows.net/train.parquet"
     try:
         parts = urlsplit(address)
     except ValueError:
         return example
-    if parts.username not in (None, "anonymous") or parts.password:
+    asked = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    may_be_named = parts.username in (None, "anonymous") or parts.scheme in ("abfs", "abfss")
+    if not may_be_named or parts.password or asked - _OPEN_QUESTIONS:
         return (
             "an address without credentials, which logs and records would show: put them into "
-            "the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS)"
+            "the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS); after a ? only "
+            f"{', '.join(sorted(_OPEN_QUESTIONS))}"
         )
-    return None if parts.netloc and parts.path.strip("/") else example
+    if parts.fragment or not parts.netloc or not parts.path.strip("/"):
+        return example
+    return None
 
 
 def check_source_exists(source: str, *, base_dir: Path) -> str | None:

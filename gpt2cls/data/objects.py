@@ -3,15 +3,14 @@
 Credentials are what the environment says, as the makers of each storage have it.
 """
 
-import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from gpt2cls.config import CorpusConfig, DataConfig
 from gpt2cls.data.locate import address_fault, is_object
@@ -36,83 +35,117 @@ def with_local_files(config: C, cache_dir: Path) -> C:
     Raises:
         DataError: an object is not there or cannot be read, or there is no room for its copy.
     """
+    sources = {name: getattr(config, name, None) for name in _SPLITS}
+    given = {
+        name: value if isinstance(value, tuple) else (value,) for name, value in sources.items()
+    }
+    addresses = [one for of_split in given.values() for one in of_split if is_object(one)]
+    if not addresses:
+        return config
+    paths = copies(list(dict.fromkeys(addresses)), cache_dir)
     changed: dict[str, Any] = {}
-    for name in _SPLITS:
-        given: Any = getattr(config, name, None)
-        if isinstance(given, tuple) and any(map(is_object, given)):
-            pieces = [copies(s, cache_dir) if is_object(s) else [s] for s in given]
-            changed[name] = tuple(str(path) for paths in pieces for path in paths)
-        elif is_object(given):
-            paths = [str(path) for path in copies(given, cache_dir)]
-            if len(paths) > 1 and isinstance(config, DataConfig):
-                raise DataError(f"data.{name} = {given}: {len(paths)} objects; name one of them")
-            changed[name] = paths[0] if len(paths) == 1 else tuple(paths)
+    for name, of_split in given.items():
+        if not any(map(is_object, of_split)):
+            continue
+        local = [str(path) for one in of_split for path in paths.get(one, [one])]
+        if len(local) > 1 and isinstance(config, DataConfig):
+            raise DataError(f"data.{name} = {sources[name]}: {len(local)} objects; name one")
+        changed[name] = local[0] if len(local) == 1 else tuple(local)
     return config.model_copy(update=changed)
 
 
-def copies(address: str, cache_dir: Path) -> list[Path]:
-    """Local copies of an object, or of those in a folder or under a pattern, by their names.
+def copies(addresses: list[str], cache_dir: Path) -> dict[str, list[Path]]:
+    """Local copies by address: of an object, or of those in a folder or under a pattern.
 
     Raises:
-        DataError: there is none, it cannot be read, or there is no room for its copy.
+        DataError: there is none, it cannot be read, or there is no room for the copies.
     """
+    found = {address: _found(address) for address in addresses}
+    shelf_dir = cache_dir / "objects"
+    shelf_dir.mkdir(parents=True, exist_ok=True)
+    limit = shelf.limit_bytes(shelf_dir)
+    size_bytes = sum(one.info.size for of_address in found.values() for one in of_address)
+    if size_bytes > limit:
+        sizes = f"{size_bytes / 1e9:.3g} GB, and {limit / 1e9:.3g} GB may be kept on this disk"
+        raise DataError(f"{', '.join(addresses)}: no room for copies: {sizes}")
+    # First of all what is here: together they fit, so none goes for another one of them.
+    for one in (one for of_address in found.values() for one in of_address):
+        shelf.note_use(shelf_dir / one.key)
+    return {
+        address: [_copied(one, address, shelf_dir, limit) for one in of_address]
+        for address, of_address in found.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Object:
+    storage: "FileSystem"
+    info: "FileInfo"
+
+    @property
+    def key(self) -> str:
+        info = self.info
+        version = f"{self.storage.type_name} {info.path} {info.size} {info.mtime_ns}"
+        return sha256(version.encode()).hexdigest()[:32]
+
+
+def _found(address: str) -> list[_Object]:
     from pyarrow.fs import FileSystem
 
     if words := address_fault(address):
         raise DataError(f"an address in object storage must be {words}")
-    pattern = PurePosixPath(urlsplit(address).path).name
-    folder = address.rpartition("/")[0] if "*" in pattern else address
+    parts = urlsplit(address)
+    folder, _, name = parts.path.rpartition("/")
+    pattern = unquote(name) if "*" in name else None
+    asked = parts._replace(path=parts.path if pattern is None else folder)
     try:
-        storage, path = FileSystem.from_uri(folder)
-        found = list(_files(storage, path))
+        storage, path = FileSystem.from_uri(urlunsplit(asked))
+        infos = _files(storage, path)
     except (OSError, ValueError) as error:
         raise _unreadable(address, error) from error
-    if "*" in pattern:
-        found = [info for info in found if fnmatchcase(info.base_name, pattern)]
-    if not found:
+    if pattern is not None:
+        infos = [info for info in infos if fnmatchcase(info.base_name, pattern)]
+    if not infos:
         raise DataError(f"{address}: no such object in this storage")
-    try:
-        return _on_shelf(storage, sorted(found, key=lambda i: i.path), cache_dir / "objects")
-    except OSError as error:
-        raise _unreadable(address, error) from error
+    return [_Object(storage, info) for info in sorted(infos, key=lambda info: info.path)]
 
 
-def _files(storage: "FileSystem", path: str) -> Iterator["FileInfo"]:
-    """The object, or those directly in the folder."""
+def _files(storage: "FileSystem", path: str) -> list["FileInfo"]:
+    """The object, or those directly in the folder; no markers such as `_SUCCESS`."""
     from pyarrow.fs import FileSelector, FileType
 
     info = storage.get_file_info(path)
-    among = [info]
-    if info.type == FileType.Directory:
-        among = storage.get_file_info(FileSelector(path))
-    yield from (one for one in among if one.type == FileType.File)
+    if info.type != FileType.Directory:
+        return [info] if info.type == FileType.File else []
+    return [
+        one
+        for one in storage.get_file_info(FileSelector(path))
+        if one.type == FileType.File and one.size and not one.base_name.startswith((".", "_"))
+    ]
 
 
-def _on_shelf(storage: "FileSystem", found: list["FileInfo"], shelf_dir: Path) -> list[Path]:
-    shelf_dir.mkdir(parents=True, exist_ok=True)
-    limit, size_bytes = shelf.limit_bytes(shelf_dir), sum(info.size for info in found)
-    if size_bytes > limit:
-        gigabytes = f"{size_bytes / 1e9:.3g} GB, and {limit / 1e9:.3g} GB may be kept on this disk"
-        raise OSError(f"no room for copies: {gigabytes}")
-    return [_copy(storage, info, shelf_dir, limit) for info in found]
-
-
-def _copy(storage: "FileSystem", info: "FileInfo", shelf_dir: Path, limit: int) -> Path:
-    version = f"{storage.type_name} {info.path} {info.size} {info.mtime_ns}"
-    folder = shelf_dir / sha256(version.encode()).hexdigest()[:32]
+def _copied(one: _Object, address: str, shelf_dir: Path, limit: int) -> Path:
+    folder, info = shelf_dir / one.key, one.info
     copy: Path = folder / info.base_name
     if copy.is_file():
-        shelf.note_use(folder)
         return copy
     shelf.make_room(shelf_dir, info.size, limit)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=shelf_dir))
     try:
-        with storage.open_input_stream(info.path) as source, (aside / copy.name).open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
+        with (
+            one.storage.open_input_stream(info.path) as source,
+            (aside / copy.name).open("wb") as f,
+        ):
+            shutil.copyfileobj(source, f, 1 << 20)
         if (aside / copy.name).stat().st_size != info.size:
-            raise OSError(f"{info.path}: changed while it was read; run the job again")
-        with contextlib.suppress(OSError):  # another job was faster
+            raise OSError("it changed while it was read; run the job again")
+        try:
             aside.rename(folder)
+        except OSError:
+            if not copy.is_file():  # else another job was faster
+                raise
+    except OSError as error:
+        raise _unreadable(address, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return copy

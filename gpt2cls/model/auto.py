@@ -165,9 +165,12 @@ class HalfAutoBackbone(AutoBackbone):
     """
 
     def __init__(self, backbone: AutoBackbone) -> None:
-        super().__init__(deepcopy(backbone.model).eval())
-        for parameter in self.model.parameters():
-            parameter.data = parameter.data.to(torch.bfloat16)
+        # Copied as what they become: a second copy in fp32 may not fit.
+        halves: dict[int, Any] = {
+            id(parameter): nn.Parameter(parameter.detach().to(torch.bfloat16), requires_grad=False)
+            for parameter in backbone.model.parameters()
+        }
+        super().__init__(deepcopy(backbone.model, halves).eval())
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         return super().forward(tokens_BT, lengths_B).float()

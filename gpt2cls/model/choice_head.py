@@ -33,6 +33,7 @@ class ChoiceHead(Head):
         is_there_BS = (features_BSF != 0).any(dim=2)
         with torch.autocast(features_BSF.device.type, enabled=False):
             of_each_NF = self.dropout(self.hidden(features_BSF[is_there_BS].float()))
-            logits_BS = of_each_NF.new_full(is_there_BS.shape, -torch.inf)
+            logits_BS = of_each_NF.new_zeros(is_there_BS.shape)
             logits_BS[is_there_BS] = self.linear(of_each_NF).squeeze(1)
-            return logits_BS / self._temperatures(cut_share_B.float())[:, None]  # type: ignore[no-any-return]
+            logits_BS = logits_BS / self._temperatures(cut_share_B.float())[:, None]
+            return logits_BS.masked_fill(~is_there_BS, -torch.inf)  # type: ignore[no-any-return]

@@ -3,11 +3,16 @@
 Letters in tensor names: N vectors of a micro-batch, F features.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt2cls.config import ModelConfig
 from gpt2cls.model.kernels import keep_mask
+
+FEWEST_VECTORS = 8
+"""Of two vectors batch norm leaves nothing but signs."""
+MOMENTUM = 0.1
 
 
 class HeadDropout(nn.Module):
@@ -25,12 +30,32 @@ class HeadDropout(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch norm over the vectors of a micro-batch; of a single one by the running statistics."""
+    """Batch norm, also where a micro-batch holds too few vectors to say what is usual.
+
+    Those are normed by what was seen so far, themselves included, as if it were constant.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def forward(self, x_NF: Tensor) -> Tensor:
-        if len(x_NF) > 1:
-            return super().forward(x_NF)
-        mean_F, variance_F = self.running_mean, self.running_var
+        if not self.training:
+            return self._by_what_was_seen(x_NF)
+        is_enough = len(x_NF) >= FEWEST_VECTORS
+        with torch.no_grad():
+            mean_F = x_NF.mean(dim=0)
+            around_F = mean_F if is_enough else self.running_mean
+            variance_F = (x_NF - around_F).square().sum(dim=0) / max(len(x_NF) - is_enough, 1)
+            share = MOMENTUM * min(len(x_NF) / FEWEST_VECTORS, 1.0)
+            for seen_F, now_F in ((self.running_mean, mean_F), (self.running_var, variance_F)):
+                # fp16 may overflow: such a step is skipped, and must leave no trace.
+                seen_F.lerp_(torch.where(now_F.isfinite(), now_F, seen_F), share)
+        if not is_enough:
+            return self._by_what_was_seen(x_NF)
+        return F.batch_norm(x_NF, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+    def _by_what_was_seen(self, x_NF: Tensor) -> Tensor:
+        mean_F, variance_F = self.running_mean.clone(), self.running_var.clone()
         return F.batch_norm(x_NF, mean_F, variance_F, self.weight, self.bias, eps=self.eps)
 
 

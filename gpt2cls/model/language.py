@@ -89,10 +89,16 @@ class _NextTokenLoss(torch.autograd.Function):
         counts_N1 = (targets_N >= 0).to(loss.dtype)[:, None]
         if weights_N is not None:
             counts_N1 *= weights_N[:, None]
+        right_N1 = targets_N.clamp(min=0)[:, None]
+        late_N1 = counts_N1.clone()
         # The gradient of the logits: their probabilities, less one at the target. The one is left
-        # to the smaller tensors below, where it is not rounded.
+        # to the smaller tensors below, where it is not rounded; but where the model is sure the
+        # two almost cancel, and do so exactly only here.
         for here, probs_CV, losses_C in _losses(hidden_ND, table_VD, targets_N):
             loss += (losses_C * counts_N1[here, 0]).sum()
+            is_sure_C1 = probs_CV.gather(1, right_N1[here]) > 0.5
+            probs_CV.scatter_add_(1, right_N1[here], -is_sure_C1.to(probs_CV.dtype))
+            late_N1[here] *= ~is_sure_C1
             slope_CV = probs_CV.to(table.dtype)
             with torch.autocast(hidden_ND.device.type, enabled=False):
                 grad_ND[here] = (slope_CV @ table) * counts_N1[here]
@@ -101,10 +107,10 @@ class _NextTokenLoss(torch.autograd.Function):
                     grad_VD.addmm_(slope_CV.t(), counted_CD)
                 else:
                     grad_VD += slope_CV.t() @ counted_CD
-        right_N = targets_N.clamp(min=0)
-        grad_ND -= table_VD[right_N] * counts_N1
-        counted_ND = (hidden_ND * counts_N1).to(grad_VD.dtype)
-        grad_VD.index_add_(0, right_N, counted_ND, alpha=-1)
+        right_N = right_N1.squeeze(1)
+        grad_ND -= table_VD[right_N] * late_N1
+        late_ND = (hidden_ND * late_N1).to(grad_VD.dtype)
+        grad_VD.index_add_(0, right_N, late_ND, alpha=-1)
         ctx.grads = grad_ND, grad_VD
         return loss
 

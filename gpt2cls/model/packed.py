@@ -41,6 +41,7 @@ def can_pack(backbone: nn.Module) -> TypeGuard[GPT2Backbone]:
         and backbone.config.activation in _FUSED
         and backbone.wpe.weight.device.type == "cpu"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from gpt2cls.config import TrainConfig
 from gpt2cls.data.batches import Batch
 from gpt2cls.errors import NonFiniteLoss
+from gpt2cls.model.hidden_layer import BatchNorm
 from gpt2cls.training.freezing import apply_freeze, set_training_mode, trainable_names
 from gpt2cls.training.memory import TokenBudget, halve_until_it_fits
 from gpt2cls.training.optim import set_lr
@@ -226,12 +226,16 @@ def exchange_gradients(parameters: list[nn.Parameter], sums: Tensor, ranks: Rank
 
 def share_statistics(model: nn.Module, ranks: Ranks) -> None:
     """Give every rank the mean of what the batch norms of all ranks have seen."""
-    if ranks.world == 1:
+    head = getattr(model, "head", None)
+    if ranks.world == 1 or head is None:
         return
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    for statistic in [s for norm in norms for s in (norm.running_mean, norm.running_var)]:
-        if statistic is not None:
-            ranks.add_up(statistic).div_(ranks.world)
+    norms = [module for module in head.modules() if isinstance(module, BatchNorm)]
+    seen = [s for norm in norms for s in (norm.running_mean, norm.running_var)]
+    if not seen:
+        return
+    means = torch.split(ranks.add_up(torch.cat(seen)) / ranks.world, [len(s) for s in seen])
+    for statistic, mean in zip(seen, means, strict=True):
+        statistic.copy_(mean)
 
 
 def _skip_or_raise(state: TrainState, precision: Name, loss: float) -> None:

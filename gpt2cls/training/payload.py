@@ -23,6 +23,12 @@ _ADDED = (
 """Fields that older jobs did not have, and the values that leave all as it was for them."""
 
 
+def as_before(block: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a block as jobs had them before fields were added that it does not use."""
+    unused = {name for of, name, unset in _ADDED if of == block and values.get(name) == unset}
+    return {name: value for name, value in values.items() if name not in unused}
+
+
 class RankPayload(BaseModel):
     """All that a rank needs, as plain JSON; the same for every rank."""
 
@@ -71,9 +77,8 @@ class RankPayload(BaseModel):
                 *("select_metric", "initial_loss_scale"),
             },
         )
-        for block, name, unset in _ADDED:
-            if deciding[block][name] == unset:
-                del deciding[block][name]
+        for block in ("model", "train"):
+            deciding[block] = as_before(block, deciding[block])
         if self.objective != "labels":  # which older checkpoints do not know
             deciding["objective"] = self.objective
         deciding["tokens"] = [self.train_tokens.name, self.validation_tokens.name]

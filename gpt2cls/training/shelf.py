@@ -65,15 +65,19 @@ def doomed(
     return chosen
 
 
-def make_room(cache_dir: Path, new_bytes: int, limit: int) -> None:
-    """Remove abandoned folders, then the least recently used ones above the limit."""
+def make_room(cache_dir: Path, new_bytes: int, limit: int, *, spared_s: float = 0.0) -> None:
+    """Remove abandoned folders, then the least recently used ones above the limit.
+
+    What was used within the last `spared_s` seconds stays, whatever the limit.
+    """
     for folder in _folders(cache_dir, being_written=True):
         if time.time() - _changed_s(folder) > ABANDONED_S:
             shutil.rmtree(folder, ignore_errors=True)
     whole = _folders(cache_dir)
     used_s = {folder: _changed_s(folder) for folder in whole}
     for folder in doomed(used_s, {folder: _size(folder) for folder in whole}, new_bytes, limit):
-        shutil.rmtree(folder, ignore_errors=True)
+        if time.time() - used_s[folder] >= spared_s:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def open_array(folder: Path, spec: ArraySpec) -> NDArray[Any] | None:
