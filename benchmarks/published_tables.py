@@ -121,7 +121,9 @@ whole text, is level with it."""
 
 SMOLLM2 = """\
 Everything below the four highest of its thirty blocks is frozen, and what it makes of the texts is
-computed once. `python benchmarks/make_smollm2.py smollm2` writes the folder that is read."""
+computed once. `python benchmarks/make_smollm2.py smollm2` writes the folder that is read. With 100
+labels it is 13 points ahead of the small language model above, and 24 of TF-IDF. Of two sentences
+it judges the likeness better than a linear model that is given the overlap of their words."""
 
 DIRECTION = ""
 
