@@ -68,7 +68,7 @@ def run(table: Table, kept: Numbers, beside: list[str]) -> None:
 
 
 def _setting(name: str, value: Any) -> str:
-    return f"{name}={'null' if value is None else value}"
+    return f"{name}={_text(value)}"
 
 
 def found(recipe: str, settings: Settings, stage: str | None = None) -> Any:
@@ -107,7 +107,11 @@ def _stage(runs: list[Any], settings: Settings, stage: str) -> Any:
 
 
 def _fits(params: dict[str, str], settings: Settings) -> bool:
-    return all(params.get(name) == str(value) for name, value in settings.items())
+    return all(params.get(name) == _text(value) for name, value in settings.items())
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 @cache

@@ -8,6 +8,8 @@ Settings = dict[str, Any]
 
 LANGUAGE, TUNED = "models:/english-small/1", "models:/ag-language/1"
 """The language models of recipes/pretrain-small.yaml and recipes/pretrain-ag-small.yaml."""
+LSTM = "models:/english-awd-lstm/1"
+"""That of recipes/pretrain-awd-lstm-small.yaml."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,18 @@ computed once. `python benchmarks/make_smollm2.py smollm2` writes the folder tha
 labels it is 13 points ahead of the small language model above, and 24 of TF-IDF. Of two sentences
 it judges the likeness better than a linear model that is given the overlap of their words."""
 
-DIRECTION = ""
+DIRECTION = """\
+Two language models of AG News' own texts, one read from right to left, each with a perplexity of
+102; on each a classifier of 500 texts. As published, the mean of both is ahead of either: by 1.0
+and 1.7 points, in each of the three seeds by at least 0.6. TF-IDF has 79.1."""
 
-AWD = ""
+AWD = """\
+The kind of network of the publication, small, on 4 million tokens: both steps help, as published.
+It stays far behind a GPT-2 that read as much (the table before), and behind TF-IDF (79.8)."""
 
-ENCDEC = ""
+ENCDEC = """\
+Two epochs over all 13,521 texts; with a decoder whose queries are the labels neither accuracy nor
+log loss differs. TF-IDF has 88.8 and a log loss of 0.342."""
 
 _LONGER = {"model.pooling": "last", "train.lr": 3e-4, "train.eval_every": "1 epoch"}
 """With more labels; mean pooling at the higher rate ends three points lower."""
@@ -299,8 +308,10 @@ def _ulmfit() -> dict[str, Table]:
             "ulmfit-awd-lstm-small",
             {
                 "random weights": Row({"model.backbone": "awd-lstm-tiny", "train.lm_epochs": 0}),
-                "pre-trained": Row({"train.lm_epochs": 0}),
-                "pre-trained, then tuned on AG News' texts": Row({"train.lm_epochs": 1}),
+                "pre-trained": Row({"model.backbone": LSTM, "train.lm_epochs": 0}),
+                "pre-trained, then tuned on AG News' texts": Row(
+                    {"model.backbone": LSTM, "train.lm_epochs": 1}
+                ),
             },
             {"500": Column()},
             AWD,
