@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -144,7 +145,9 @@ def _write_package(
     from mlflow import pyfunc
     from mlflow.models import Model, infer_signature
 
-    with TemporaryDirectory(prefix="gpt2cls-code-") as aside:
+    with TemporaryDirectory(prefix="gpt2cls-code-") as aside, warnings.catch_warnings():
+        # MLflow looks for the example before it has saved it, and says that there is none.
+        warnings.filterwarnings("ignore", message=".*An input example was not provided")
         pyfunc.save_model(
             str(folder),
             python_model=str(_HERE / "pyfunc_model.py"),
