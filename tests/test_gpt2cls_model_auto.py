@@ -47,6 +47,13 @@ def tokens():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_token_embedding_is_found_whatever_the_model_calls_it(transformers, kind):
+    backbone = backbone_of(transformers, kind)
+    assert backbone.wte.weight.shape[0] == 60
+    assert any(parameter is backbone.wte.weight for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block", [0, 1, 3])
 def test_two_parts_are_what_the_model_is_whole(transformers, kind, block, tokens):
     backbone = backbone_of(transformers, kind)

@@ -34,13 +34,15 @@ LSTM = {"backbone": "awd-lstm-tiny", "dropout": 0.4}
 
 
 @pytest.mark.parametrize("model", [{}, LSTM], ids=["gpt2", "awd-lstm"])
+@pytest.mark.parametrize("embedding_lr", [None, 5e-3])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_the_weights_are_those_of_training_on_all_rows(weight_decay, model):
+def test_the_weights_are_those_of_training_on_all_rows(weight_decay, embedding_lr, model):
+    settings = {"weight_decay": weight_decay, "embedding_lr": embedding_lr}
     whole, part = tiny_model(**model), tiny_model(**model)
     keep_used_rows(part.backbone, USED)
     before = whole.backbone.wte.weight.detach().clone()
-    trained(whole, weight_decay=weight_decay)
-    trained(part, weight_decay=weight_decay)
+    trained(whole, **settings)
+    trained(part, **settings)
     assert part.backbone.wte.weight.shape == (30, whole.backbone.width)
     restore_all_rows(part)
     for name, tensor in whole.state_dict().items():

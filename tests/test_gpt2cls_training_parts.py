@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_training import tiny_config, tiny_model
+from tiny_training import Log, tiny_config, tiny_model, tiny_state, tiny_work
 
 from gpt2cls.errors import RequestError
 from gpt2cls.training.freezing import (
@@ -13,9 +13,11 @@ from gpt2cls.training.freezing import (
     set_training_mode,
     trainable_names,
 )
+from gpt2cls.training.loop import fit
 from gpt2cls.training.objectives import Objective, class_weights
 from gpt2cls.training.optim import new_optimizer, set_lr
 from gpt2cls.training.precision import LossScale, autocast, pick_for_cpu, pick_precision
+from gpt2cls.training.ranks import Ranks
 from gpt2cls.training.state import Best, is_better
 
 CPU = torch.device("cpu")
@@ -154,6 +156,37 @@ def test_lower_groups_learn_slower_and_norms_and_biases_do_not_decay():
     assert settings["backbone.wte.weight"] == (pytest.approx(0.01 / 2.6**3), 0.1)
     assert len(settings) == len(names)
     assert {group["betas"] for group in optimizer.param_groups} == {(0.7, 0.99)}
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 2.0])
+def test_the_token_embedding_learns_at_its_own_rate_and_decays_as_it_would_without(layer_decay):
+    model = tiny_model()
+    table = model.backbone.wte.weight
+
+    def settings_by_weight(**settings):
+        config = tiny_config(lr=1e-3, weight_decay=0.1, layer_decay=layer_decay, **settings)
+        optimizer = new_optimizer(model, config, ever_trainable(model, "none", 1), CPU)
+        set_lr(optimizer, config.lr)
+        return {
+            id(p): (group["lr"], group["lr"] * group["weight_decay"])
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+
+    without, own = settings_by_weight(), settings_by_weight(embedding_lr=0.02)
+    assert own[id(table)] == pytest.approx((0.02, without[id(table)][1]))
+    assert {key for key in own if own[key] != without[key]} == {id(table)}
+
+
+def test_a_network_from_random_weights_learns_in_fewer_steps_when_its_words_learn_faster():
+    def last_losses(**settings):
+        config = tiny_config(lr=3e-4, epochs=2, **settings)
+        log = Log()
+        fit(tiny_state(config), tiny_work(config, log), config, Ranks())
+        return log.losses()[-4:]
+
+    # A text's class is its words; eight steps at 3e-4 leave them much as they were drawn.
+    assert max(last_losses(embedding_lr=1e-2)) < 0.6 * min(last_losses())
 
 
 def test_training_mode_spares_what_is_frozen():

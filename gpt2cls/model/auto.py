@@ -39,6 +39,11 @@ class AutoBackbone(nn.Module):
     def width(self) -> int:
         return int(text_config(self.model.config).hidden_size)
 
+    @property
+    def wte(self) -> nn.Module:
+        """The token embedding, under the name that it has in our own backbones."""
+        return cast(nn.Module, self.model.get_input_embeddings())
+
     def width_below(self, block: int) -> int:
         """Features of the hidden states that enter `block`, if it is like most models."""
         del block

@@ -79,7 +79,7 @@ def _text_loss(
     weights_NT = has_next_NT / (lengths_N - 1).clamp(min=1)[:, None]
     if share_N is not None:
         weights_NT = weights_NT * share_N[:, None]
-    table_VD: Any = model.backbone.wte.weight  # type: ignore[union-attr]
+    table_VD: Any = model.backbone.wte.weight
     return next_token_loss(
         hidden_NTD.flatten(0, 1), table_VD, targets_NT.flatten(), weights_NT.flatten()
     )

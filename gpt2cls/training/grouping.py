@@ -12,7 +12,7 @@ from gpt2cls.training.payload import RankPayload
 
 _OF_EACH_MODEL = {"dropout", "temperature", "truncation_smoothing", "prob_floor"}
 _OF_EACH_TRAIN = {
-    *("lr", "layer_decay", "warmup", "schedule", "weight_decay", "betas", "clip"),
+    *("lr", "embedding_lr", "layer_decay", "warmup", "schedule", "weight_decay", "betas", "clip"),
     *("class_weights", "label_smoothing", "epochs", "max_steps", "eval_every", "checkpoint_every"),
     *("early_stopping", "freeze", "seed"),
 }

@@ -60,7 +60,11 @@ def parameter_groups(
     """The named parameters by layer group, each parted into what decays and what does not.
 
     Norms and biases do not decay: they have one dimension, all other weights more. A group learns
-    at 1 / layer_decay of the rate of the group above it.
+    at 1 / layer_decay of the rate of the group above it. The token embedding may have a rate of its
+    own, and decays as it would without: a decay that grew with the rate would wipe out rare words.
+
+    Source: Yang et al. 2022, "Tensor Programs V", table 3 (the rate of an embedding does not shrink
+        with the width of the network, as that of its matrices does).
     """
     groups = layer_groups(model)
     group_of = {
@@ -69,20 +73,27 @@ def parameter_groups(
         for module in modules
         for parameter in module.parameters()
     }
-    parted: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    table = None if config.embedding_lr is None else _token_table(model)
+    parted: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if name in names:
             # What no group claims (a learned scale between two parts) learns with the top.
-            key = (group_of.get(id(parameter), len(groups) - 1), parameter.ndim >= 2)
+            group = group_of.get(id(parameter), len(groups) - 1)
+            key = (group, parameter.ndim >= 2, parameter is table)
             parted.setdefault(key, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": config.weight_decay if decays else 0.0,
-            "lr_share": config.layer_decay ** (i - (len(groups) - 1)),
-        }
-        for (i, decays), parameters in sorted(parted.items(), key=lambda item: item[0])
-    ]
+    made: list[dict[str, object]] = []
+    for (group, decays, is_table), parameters in sorted(parted.items(), key=lambda item: item[0]):
+        share = config.layer_decay ** (group - (len(groups) - 1))
+        decay = config.weight_decay if decays else 0.0
+        if is_table and config.embedding_lr is not None:
+            own_share = config.embedding_lr / config.lr
+            share, decay = own_share, decay * share / own_share
+        made.append({"params": parameters, "weight_decay": decay, "lr_share": share})
+    return made
+
+
+def _token_table(model: nn.Module) -> nn.Parameter:
+    return model.backbone.wte.weight  # type: ignore[union-attr, return-value]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -18,6 +18,7 @@ _ADDED = (
     ("train", "lm_lr", None),
     ("train", "lm_weight", 0.0),
     ("train", "betas", [0.9, 0.999]),
+    ("train", "embedding_lr", None),
     ("model", "hidden", 0),
 )
 """Fields that older jobs did not have, and the values that leave all as it was for them."""
