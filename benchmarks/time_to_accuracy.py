@@ -4,12 +4,13 @@
     python benchmarks/time_to_accuracy.py [--seeds 3] [--only ag_news]
 
 Both sides train a shape S from the same random weights on the same rows with the same batch size,
-peak learning rate, dropout, number of epochs and precision (what `train.precision: auto` picks
-here). The Trainer is at its best (rows grouped by length, fused AdamW) and measures nothing on its
-way. Ours measures the test rows four times per epoch; the clock stops at the first value that is
-not below the median of the accuracies that the Trainer ended with. Two times are given: of training
-alone, as for the Trainer, and with all that was measured until then. Ours is run twice: as the
-Trainer has it, classifying by the last token, and by the mean of all tokens.
+learning rate, dropout, pooling (the last token) and precision (what `train.precision: auto` picks
+here). The Trainer is at its best (rows grouped by length, fused AdamW), makes three epochs and
+measures nothing on its way. Ours measures the test rows four times per epoch; the clock stops at
+the first value that is not below the median of the accuracies that the Trainer ended with. Two
+times are given: of training alone, as for the Trainer, and with all that was measured until then.
+Ours is run twice: exactly as the Trainer, and with a rate of its own for the token embedding
+(`train.embedding_lr`), which needs two epochs where the Trainer makes three.
 """
 
 import argparse
@@ -33,12 +34,15 @@ from gpt2cls.training.precision import pick_precision
 from gpt2cls.training.session import EVENTS_FILE, run_rank
 
 SETS: dict[str, dict[str, Any]] = {
-    "ag_news": {"rows": 3000, "max_length": 128, "lr": 1e-3},
-    "bbc": {"rows": 1200, "max_length": 128, "lr": 1e-3},
+    "ag_news": {"rows": 3000, "max_length": 128, "lr": 5e-4},
+    "bbc": {"rows": 1200, "max_length": 128, "lr": 5e-4},
 }
+"""At 1e-3 some seeds stay near chance for an epoch, on either side."""
 TEST_ROWS, EPOCHS, EVALUATIONS_PER_EPOCH = 500, 3, 4
-POOLINGS = {"ours": "last", "ours, mean": "mean"}
-"""The Trainer's classifier reads the last token."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ours": {"epochs": EPOCHS},
+    "ours, embedding_lr": {"epochs": 2, "embedding_lr": 8e-3},
+}
 
 
 def main() -> None:
@@ -70,7 +74,7 @@ def main() -> None:
 
 
 def compare(spec: Spec, seeds: int) -> dict[str, list[Outcome]]:
-    outcomes: dict[str, list[Outcome]] = {side: [] for side in ("best", *POOLINGS)}
+    outcomes: dict[str, list[Outcome]] = {side: [] for side in ("best", *SETTINGS)}
     for seed in range(seeds):
         for side, found in outcomes.items():
             found.append(run_arm(sys.argv[0], replace(spec, side=side, seed=seed).to_json()))
@@ -82,7 +86,7 @@ def table_rows(outcomes: dict[str, list[Outcome]]) -> list[list[str]]:
     """Seconds until the accuracy of the Trainer's median run, each seed beside its Trainer."""
     target = statistics.median(found["accuracy"] for found in outcomes["best"])
     rows = []
-    for side in POOLINGS:
+    for side in SETTINGS:
         ratios = []
         for seed, (theirs, ours) in enumerate(zip(outcomes["best"], outcomes[side], strict=True)):
             # Seconds of training, and with measuring, at the first value that is high enough.
@@ -114,7 +118,7 @@ def measure(spec: Spec) -> Outcome:
     )
     assert corpus is not None
     with tempfile.TemporaryDirectory() as folder:
-        return (_ours if spec.side in POOLINGS else _trainer)(spec, corpus, Path(folder))
+        return (_ours if spec.side in SETTINGS else _trainer)(spec, corpus, Path(folder))
 
 
 def _trainer(spec: Spec, corpus: Corpus, folder: Path) -> Outcome:
@@ -131,9 +135,7 @@ def _trainer(spec: Spec, corpus: Corpus, folder: Path) -> Outcome:
 def _ours(spec: Spec, corpus: Corpus, folder: Path) -> Outcome:
     steps_per_epoch = -(-len(corpus.train) // spec.batch_size)
     every = f"{steps_per_epoch // EVALUATIONS_PER_EPOCH} steps"
-    payload = payload_of(spec, corpus, folder, epochs=EPOCHS, eval_every=every)
-    model = payload.model.model_copy(update={"pooling": POOLINGS[spec.side]})
-    run_rank(payload.model_copy(update={"model": model}))
+    run_rank(payload_of(spec, corpus, folder, eval_every=every, **SETTINGS[spec.side]))
     events = [json.loads(line) for line in (folder / EVENTS_FILE).read_text().splitlines()]
     start_ms = next(e["time_ms"] for e in events if e["kind"] == "start")
     values, measuring_ms = [], 0.0
