@@ -148,14 +148,27 @@ def plan_warnings(job: FinetuneJob | PretrainJob, cores: int) -> list[str]:
             f"cluster.workers = {job.cluster.max_workers} asks for {wanted:g} cores; this machine "
             f"has {cores}, so the workers slow each other down. Ask for {cores} workers or fewer."
         )
-    if isinstance(job, TrainingJob) and job.data.special_tokens != "none":
-        freeze = job.train.freeze
-        if freeze in ("head_only", "last_layer") or freeze.startswith("top:"):
-            warnings.append(
-                f"train.freeze = {freeze}: the tokens of data.special_tokens do not learn, and a "
-                "backbone that does not know them yet keeps them as they were drawn"
-            )
+    if isinstance(job, TrainingJob):
+        warnings += _frozen_embedding_warnings(job)
     return warnings + _precision_warnings(job)
+
+
+def _frozen_embedding_warnings(job: TrainingJob) -> list[str]:
+    freeze = job.train.freeze
+    if freeze not in ("head_only", "last_layer") and not freeze.startswith("top:"):
+        return []
+    warnings = []
+    if job.data.special_tokens != "none":
+        warnings.append(
+            f"train.freeze = {freeze}: the tokens of data.special_tokens do not learn, and a "
+            "backbone that does not know them yet keeps them as they were drawn"
+        )
+    if job.train.embedding_lr is not None and not job.train.lm_epochs:
+        warnings.append(
+            f"train.embedding_lr = {job.train.embedding_lr:g} is not used: train.freeze = {freeze} "
+            "keeps the embedding as it is"
+        )
+    return warnings
 
 
 def _precision_warnings(job: TrainingJob | PretrainJob) -> list[str]:

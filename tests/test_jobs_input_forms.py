@@ -43,3 +43,13 @@ def test_a_frozen_embedding_is_warned_of_where_its_new_tokens_would_not_learn(tm
     job.write_text(f"kind: finetune\nname: x\n{data}train: {{freeze: head_only}}\n")
     (words,) = plan_warnings(read_job(job, data_dir=None).job, cores=64)
     assert "data.special_tokens do not learn" in words
+
+
+def test_a_rate_for_an_embedding_that_does_not_learn_is_warned_of(tmp_path):
+    job = tmp_path / "job.yaml"
+    head = "kind: finetune\nname: x\ndata: {train: bbc-news}\n"
+    job.write_text(head + "train: {embedding_lr: 1e-2, freeze: top:2}\n")
+    (words,) = plan_warnings(read_job(job, data_dir=None).job, cores=64)
+    assert words.startswith("train.embedding_lr = 0.01 is not used: train.freeze = top:2 keeps")
+    job.write_text(head + "train: {embedding_lr: 1e-2, freeze: gradual}\n")
+    assert plan_warnings(read_job(job, data_dir=None).job, cores=64) == []
