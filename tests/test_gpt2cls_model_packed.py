@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_training import needs_bf16
 
 from gpt2cls.config import ModelConfig
 from gpt2cls.data.tasks import Task
@@ -49,6 +50,7 @@ def relative_error(found, wanted) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
+@needs_bf16
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu", "relu"])
 @pytest.mark.parametrize("num_rows", [1, 5, 37])
 def test_hidden_states_are_those_of_the_backbone_up_to_bf16(activation, num_rows):
@@ -66,6 +68,7 @@ def test_hidden_states_are_those_of_the_backbone_up_to_bf16(activation, num_rows
     assert found_BTD.dtype == last_BD.dtype == torch.float32
 
 
+@needs_bf16
 def test_what_packing_does_not_serve_stays_as_it_is():
     assert can_pack(a_gpt2())
     assert not can_pack(a_gpt2(activation="silu"))
@@ -73,6 +76,7 @@ def test_what_packing_does_not_serve_stays_as_it_is():
     assert not can_pack(torch.nn.Linear(2, 2))
 
 
+@needs_bf16
 def test_a_model_is_packed_where_its_answers_agree():
     model = a_classifier()
     fast = fastest_that_agrees(model, INFO)

@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from tiny_training import needs_bf16
 
 from gpt2cls.config import ModelConfig
 from gpt2cls.data.bpe import train_bpe
@@ -66,6 +67,7 @@ def test_probabilities_come_in_the_order_of_the_texts_whatever_the_batches(predi
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
 
 
+@needs_bf16
 def test_threads_that_share_the_batches_of_a_packed_model_change_no_bit(tmp_path, monkeypatch):
     monkeypatch.setattr("gpt2cls.predict.pick_precision", lambda *_: ("bf16", "as the test says"))
     monkeypatch.setattr("gpt2cls.training.memory.FEATURES_ON_CPU", 100 * 256)

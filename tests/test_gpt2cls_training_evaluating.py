@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_training import TASK, VOCABULARY, tiny_rows
+from tiny_training import TASK, VOCABULARY, needs_bf16, tiny_rows
 
 from gpt2cls.config import ModelConfig
 from gpt2cls.model.classifier import build_classifier
@@ -49,6 +49,7 @@ def packed_made(monkeypatch):
     return made
 
 
+@needs_bf16
 @pytest.mark.parametrize("pooling", ["last", "mean", "concat", "attention"])
 def test_it_gives_what_the_network_gives_up_to_bf16_and_leaves_it_as_it_was(pooling, packed_made):
     model = wide_model(pooling=pooling)
@@ -58,6 +59,7 @@ def test_it_gives_what_the_network_gives_up_to_bf16_and_leaves_it_as_it_was(pool
     assert all(module.training for module in model.modules())
 
 
+@needs_bf16
 def test_rows_of_the_vocabulary_that_take_no_part_are_no_obstacle(packed_made):
     model = wide_model(vocab_size=500)
     before_NC = evaluated(model)
@@ -66,6 +68,7 @@ def test_rows_of_the_vocabulary_that_take_no_part_are_no_obstacle(packed_made):
     assert torch.equal(evaluated(model), before_NC) and packed_made
 
 
+@needs_bf16
 def test_where_answers_differ_the_network_itself_is_asked(packed_made, monkeypatch):
     model = wide_model()
     packed_NC = evaluated(model)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from gpt2cls.config import ModelConfig, TrainConfig
@@ -23,6 +24,10 @@ from gpt2cls.training.schedule import total_steps
 from gpt2cls.training.state import TrainState
 
 VOCABULARY, MAX_LENGTH = 60, 16
+needs_bf16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="oneDNN packs nothing in bf16 on this processor",
+)
 TASK = Task("single_label", ("a", "b", "c"), False)
 MULTI_TASK = Task("multi_label", ("a", "b", "c"), False)
 
