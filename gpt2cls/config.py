@@ -164,7 +164,7 @@ class TrainConfig(Block):
     """The highest learning rate, after the warm-up."""
     embedding_lr: Number | None = Field(None, gt=0, le=100)
     """The highest learning rate of the token embedding; None: that of its layer group. A network
-    that begins from random weights learns several times faster with 10 to 30 times lr."""
+    that begins from random weights may need fewer epochs with 10 to 30 times lr."""
     layer_decay: Number = Field(1.0, ge=1, le=100)
     """Each group of layers learns this many times slower than the group above it."""
     warmup: Annotated[Number, Field(ge=0, lt=1)] | Annotated[int, Field(ge=0)] = 0.1
