@@ -3,10 +3,11 @@
     GPT2CLS_DATA=<folder of the sets> python benchmarks/published.py run [--only labels]
     python benchmarks/published.py write
 
-`run` works one job after another, in this order, and needs two language models in the registry:
-those of recipes/pretrain-small.yaml and, after it, of recipes/pretrain-ag-small.yaml. `write` also
-keeps every number, by its seed, in benchmarks/results/published.json. What is kept there, or is in
-MLflow already, is not run again, so a run that was killed is simply started again.
+`run` works one job after another, in this order, and needs language models in the registry: that
+of recipes/pretrain-small.yaml and, after it, those of pretrain-ag-small and pretrain-imdb-small;
+ULMFiT's LSTM is that of pretrain-awd-lstm-small. `write` also keeps every number, by its seed, in
+benchmarks/results/published.json. What is kept there, or is in MLflow already, is not run again,
+so a run that was killed is simply started again.
 """
 
 import argparse

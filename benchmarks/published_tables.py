@@ -6,8 +6,9 @@ from typing import Any
 
 Settings = dict[str, Any]
 
-LANGUAGE, TUNED = "models:/english-small/1", "models:/ag-language/1"
-"""The language models of recipes/pretrain-small.yaml and recipes/pretrain-ag-small.yaml."""
+LANGUAGE = "models:/english-small/1"
+TUNED, TUNED_ON_IMDB = "models:/ag-language/1", "models:/imdb-language/1"
+"""The language models of recipes/pretrain-small.yaml, -ag-small.yaml and -imdb-small.yaml."""
 LSTM = "models:/english-awd-lstm/1"
 """That of recipes/pretrain-awd-lstm-small.yaml."""
 
@@ -232,6 +233,7 @@ def _language_models() -> dict[str, Table]:
                 _LINEAR: _BESIDE_RANDOM,
                 "random weights": as_measured["random weights"],
                 "pre-trained": as_measured["pre-trained"],
+                "pre-trained, then tuned on IMDb's texts": Row({"model.backbone": TUNED_ON_IMDB}),
             },
             {
                 "100": Column({"data.labelled": 100}),
