@@ -69,8 +69,27 @@ def test_hidden_states_are_those_of_the_backbone_up_to_bf16(activation, num_rows
 
 
 @needs_bf16
-def test_what_packing_does_not_serve_stays_as_it_is():
+@pytest.mark.parametrize("num_tokens", [1, 8, 13, 128, 129])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_single_row_is_read_as_it_is_among_others(num_tokens, layers):
+    backbone = a_gpt2(positions=160, layers=layers)
+    tokens_BT, _ = a_batch(3, num_tokens)
+    lengths_B = torch.full((3,), num_tokens)
+    with torch.inference_mode():
+        packed = PackedGPT2(backbone)
+        among_BTD = packed(tokens_BT, lengths_B)
+        alone_BTD = packed(tokens_BT[:1], lengths_B[:1])
+        last_BD = packed.last_hidden(tokens_BT[:1], lengths_B[:1])
+    assert relative_error(alone_BTD, among_BTD[:1]) < 0.01
+    assert relative_error(last_BD, among_BTD[:1, -1]) < 0.02
+
+
+@needs_bf16
+def test_packing_serves_a_gpt2():
     assert can_pack(a_gpt2())
+
+
+def test_what_packing_does_not_serve_stays_as_it_is():
     assert not can_pack(a_gpt2(activation="silu"))
     assert not can_pack(a_gpt2(width=64))
     assert not can_pack(torch.nn.Linear(2, 2))
