@@ -116,10 +116,10 @@ it (the baseline `words`) a bag of words reaches 0.382 on STS-B, and 43.8 on Cos
 language model is ahead by 2 points."""
 
 HEADS = """\
-Four epochs over 2,000 labels from the pre-trained language model. The number of heads does not
-matter to accuracy, and log loss falls a little with it. Temperature matters to log loss alone:
-best at 2, worst at 0.25. Smoothing what was cut off lowers it by less than 0.01 at temperature
-0.5."""
+Four epochs over 2,000 labels from the pre-trained language model. Neither the number of heads nor
+smoothing what was cut off matters: accuracy and calibration error (expected, 15 bins) do not move,
+log loss by 0.01, less than the intervals. Temperature matters to log loss alone: worst at 0.25,
+best at 2, while what the network learns makes up for it in calibration."""
 
 IMDB = """\
 Texts are cut to 256 tokens. Pre-training gives 11 points with 100 labels; TF-IDF, which reads the
@@ -236,7 +236,9 @@ def _language_models() -> dict[str, Table]:
                 _LINEAR: _BESIDE_RANDOM,
                 "random weights": as_measured["random weights"],
                 "pre-trained": as_measured["pre-trained"],
-                "pre-trained, then tuned on IMDb's texts": Row({"model.backbone": TUNED_ON_IMDB}),
+                "pre-trained, then tuned on IMDb's texts": Row(
+                    {"model.backbone": TUNED_ON_IMDB}, metric="test/accuracy"
+                ),
             },
             {
                 "100": Column({"data.labelled": 100}),
