@@ -122,11 +122,11 @@ log loss by 0.01, less than the intervals. Temperature matters to log loss alone
 best at 2, while what the network learns makes up for it in calibration."""
 
 IMDB = """\
-Texts are cut to 256 tokens. Pre-training gives 11 points with 100 labels, 9 with 500, 4 to 5 with 2,000 and 1 with
-all 20,000. Tuning on IMDb's texts once more (recipes/pretrain-imdb-small.yaml) adds 2 points with
-100, less than the intervals are wide, and nothing with more: the language model had read these
-texts before. TF-IDF, which reads the whole text, is level with it at 100 labels and ahead by 3 to
-4 points with more."""
+Texts are cut to 256 tokens. Pre-training gives 11 points with 100 labels, 9 with 500, 4 to 5 with
+2,000 and 1 with all 20,000. Tuning on IMDb's texts once more (recipes/pretrain-imdb-small.yaml)
+adds 2 points with 100, less than the intervals are wide, and less with more: the language model had
+read these texts before. TF-IDF, which reads the whole text, is level with it at 100 labels and
+ahead by 3 to 6 points with more."""
 
 SMOLLM2 = """\
 Everything below the four highest of its thirty blocks is frozen, and what it makes of the texts is
