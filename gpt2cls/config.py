@@ -103,6 +103,10 @@ class ModelConfig(Block):
     gpt2-tiny, gpt2-mini, gpt2-small, awd-lstm-tiny, awd-lstm with random weights."""
     tokenizer: str | TrainedTokenizer | None = None
     """A Hugging Face name or folder; None: the backbone's own, or 8,000 entries are trained."""
+    embedding_init: Literal["random", "lsa"] = "random"
+    """What the token embedding of a backbone with random weights begins with. lsa: latent semantic
+    analysis of the training texts, with and without labels, so that words of the same texts are
+    alike."""
     pooling: Literal["last", "mean", "max", "concat", "attention"] = "last"
     """From the tokens to one vector; concat is last, max and mean, attention has weights."""
     head: Literal["linear", "adaptive", "encdec"] = "linear"

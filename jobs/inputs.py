@@ -32,13 +32,16 @@ def tokens_of(
     tokenizer: TextTokenizer,
     surroundings: Surroundings,
 ) -> dict[str, Path]:
-    """The folder with the tokens of each split; cached."""
+    """The folder with the tokens of each split; cached. Of `unlabelled` too, where it is read."""
     cache_dir, max_length = surroundings.home.cache, job.data.max_length
+    splits = prepared.splits
+    if job.model.embedding_init == "lsa" and prepared.unlabelled is not None:
+        splits["unlabelled"] = prepared.unlabelled
     return {
         name: encode_split(
             split, tokenizer, max_length=max_length, cache_dir=cache_dir, task=prepared.task
         )
-        for name, split in prepared.splits.items()
+        for name, split in splits.items()
     }
 
 
@@ -70,6 +73,7 @@ def payload_of(
         job_dir=job_dir,
         train_tokens=tokens["train"],
         validation_tokens=tokens["validation"],
+        unlabelled_tokens=tokens.get("unlabelled"),
         train_labels=labels["train"],
         validation_labels=labels["validation"],
         vocab_size=tokenizer.vocab_size,

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, Strict, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from gpt2cls.config import (
+    BUILTIN_SHAPES,
     Block,
     CorpusConfig,
     DataConfig,
@@ -322,6 +323,7 @@ def _training_faults(job: TrainingJob) -> Iterator[Fault]:
         words = f"none with train.lm_weight = {job.train.lm_weight:g}: all layers learn the texts"
         yield "train.freeze", job.train.freeze, words
     yield from _encdec_faults(job.model, job.train)
+    yield from _embedding_faults(job.model, job.train)
 
 
 def _encdec_faults(model: ModelConfig, train: TrainConfig) -> Iterator[Fault]:
@@ -339,6 +341,20 @@ def _encdec_faults(model: ModelConfig, train: TrainConfig) -> Iterator[Fault]:
     if train.lm_weight:
         words = "0 with model.head = encdec, whose encoder sees the tokens that come next"
         yield "train.lm_weight", train.lm_weight, words
+
+
+def _embedding_faults(model: ModelConfig, train: TrainConfig) -> Iterator[Fault]:
+    if model.embedding_init == "random":
+        return
+    with_it = f"with model.embedding_init = {model.embedding_init}"
+    if model.backbone not in BUILTIN_SHAPES:
+        words = f"one of {', '.join(BUILTIN_SHAPES)} {with_it}: any other has its own embedding"
+        yield "model.backbone", model.backbone, words
+    if train.freeze != "none":
+        yield "train.freeze", train.freeze, f"none {with_it}: the embedding learns on"
+    if train.lm_epochs:
+        words = f"0 {with_it}, which the language model does not begin with"
+        yield "train.lm_epochs", train.lm_epochs, words
 
 
 def _pretrain_faults(job: PretrainJob) -> Iterator[Fault]:

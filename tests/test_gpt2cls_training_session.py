@@ -151,6 +151,10 @@ def test_what_was_made_after_the_checkpoint_is_made_again_but_not_told_twice(dat
     assert steps_of(tmp_path, "step") == list(range(1, 22))
     assert steps_of(tmp_path, "eval") == steps_of(tmp_path, "checkpoint") == [7, 14, 21]
     assert best_bytes(tmp_path) == unbroken
+    notes = [event["text"] for event in events_of(tmp_path, "note")]
+    assert [words for words in notes if "made again" in words] == [
+        "steps 15 to 17 came after the checkpoint and are made again, without being reported twice"
+    ]
 
 
 def test_a_file_named_stop_ends_the_run_with_a_checkpoint(data, tmp_path):

@@ -182,6 +182,19 @@ TABLE = [
         [("train.lm_weight", 5, 0.5, "0 with model.head = encdec")],
     ),
     (
+        "a pre-trained embedding that would be lost",
+        "model: {backbone: gpt2, embedding_init: lsa}",
+        [("model.backbone", 4, "gpt2", "one of gpt2-tiny, gpt2-mini, gpt2-small, awd-lstm-tiny")],
+    ),
+    (
+        "a new embedding that stays as it began, or was not there yet",
+        "model: {backbone: gpt2-tiny, embedding_init: lsa}\ntrain: {freeze: gradual, lm_epochs: 1}",
+        [
+            ("train.freeze", 5, "gradual", "none with model.embedding_init = lsa"),
+            ("train.lm_epochs", 5, 1, "0 with model.embedding_init = lsa"),
+        ],
+    ),
+    (
         "a hidden layer beside a decoder",
         "model: {head: encdec, hidden: 50}",
         [("model.hidden", 4, 50, "0 with model.head = encdec")],

@@ -28,6 +28,7 @@ class EventWriter:
     ) -> None:
         self.file: BinaryIO | None = None
         self.watch = watch
+        self.last_step: dict[str, int] = {}
         if path is None:
             return
         self.last_step, self.last_time_ms, size = _read_end(path)

@@ -14,6 +14,7 @@ from gpt2cls.model.backbone import OurBackbone
 from gpt2cls.model.classifier import Classifier, build_classifier
 from gpt2cls.model.head import AdaptiveHead
 from gpt2cls.model.head_rules import CLUSTERS_FROM, check_head, has_clusters
+from gpt2cls.model.latent import begin_with, latent_vectors
 from gpt2cls.model.vocabulary import keep_used_rows, used_tokens
 from gpt2cls.training.auxiliary import joint_loss
 from gpt2cls.training.classification import open_classification, selecting_metric
@@ -21,6 +22,7 @@ from gpt2cls.training.compute import Compute
 from gpt2cls.training.features import kept_features
 from gpt2cls.training.freezing import Depth, ever_trainable
 from gpt2cls.training.memory import TokenBudget
+from gpt2cls.training.optim import token_table
 from gpt2cls.training.payload import RankPayload
 from gpt2cls.training.phases import Phases
 from gpt2cls.training.precision import Name
@@ -102,6 +104,10 @@ def new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
         base_dir=payload.base_dir,
         label_counts_C=_label_counts(payload, task),
     )
+    if payload.model.embedding_init == "lsa" and ranks.is_first:  # the others get its weights
+        paths = [payload.train_tokens, payload.unlabelled_tokens]
+        texts = [open_tokens(path) for path in paths if path is not None]
+        begin_with(token_table(model), latent_vectors(texts, model.backbone.width))
     return model.to(ranks.device)
 
 

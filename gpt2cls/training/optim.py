@@ -73,7 +73,7 @@ def parameter_groups(
         for module in modules
         for parameter in module.parameters()
     }
-    table = None if config.embedding_lr is None else _token_table(model)
+    table = None if config.embedding_lr is None else token_table(model)
     parted: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if name in names:
@@ -92,7 +92,8 @@ def parameter_groups(
     return made
 
 
-def _token_table(model: nn.Module) -> nn.Parameter:
+def token_table(model: nn.Module) -> nn.Parameter:
+    """The token embedding [V, D] of a classifier or language model of ours."""
     return model.backbone.wte.weight  # type: ignore[union-attr, return-value]
 
 

@@ -20,6 +20,7 @@ _ADDED = (
     ("train", "betas", [0.9, 0.999]),
     ("train", "embedding_lr", None),
     ("model", "hidden", 0),
+    ("model", "embedding_init", "random"),
 )
 """Fields that older jobs did not have, and the values that leave all as it was for them."""
 
@@ -46,6 +47,8 @@ class RankPayload(BaseModel):
     """Folder of the token cache: of rows, or (without labels) a stream; likewise
     `validation_tokens`."""
     validation_tokens: Path
+    unlabelled_tokens: Path | None = None
+    """Token cache of training rows whose labels are not used, where the model reads their texts."""
     train_labels: Path | None = None
     """.npy: int64 [N], or bool [N, C]; likewise `validation_labels`."""
     validation_labels: Path | None = None
@@ -83,4 +86,6 @@ class RankPayload(BaseModel):
         if self.objective != "labels":  # which older checkpoints do not know
             deciding["objective"] = self.objective
         deciding["tokens"] = [self.train_tokens.name, self.validation_tokens.name]
+        if self.unlabelled_tokens is not None:
+            deciding["tokens"].append(self.unlabelled_tokens.name)
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]

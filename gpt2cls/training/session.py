@@ -142,6 +142,10 @@ def _announce(
         parameters_of=parts,
         trained_parameters=sum(size for key, size in sizes.items() if key in learned),
     )
+    told = events.last_step.get("step", 0)
+    if told > state.step:  # without this line, nothing is seen to happen until there
+        words = f"steps {state.step + 1:,} to {told:,} came after the checkpoint and are made again"
+        events.note(state.step, f"{words}, without being reported twice")
     if state.step:  # told again where a kill came between the checkpoint and its event
         events.write("checkpoint", state.step, {})
         return

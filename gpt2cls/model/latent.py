@@ -1,0 +1,84 @@
+"""Vectors of tokens from the texts they occur in: what a new embedding may begin with."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpt2cls.data.encode import TokenSet
+
+MOST_TEXTS = 20_000
+"""Evenly spaced ones of more are read: the vectors hardly change, the time would go on to grow."""
+IN_TEXTS = 2
+"""A token of one text alone would only stand for that text."""
+_ITERATIONS = 2
+_SEED = 0x6C7361
+"""Of the decomposition, whatever the seed of the job: it only approximates one result."""
+
+
+@dataclass(frozen=True)
+class LatentVectors:
+    """One vector for each of M tokens."""
+
+    tokens_M: NDArray[np.int64]
+    vectors_MD: NDArray[np.float32]
+
+
+def latent_vectors(sets: list[TokenSet], width: int) -> LatentVectors:
+    """Latent semantic analysis of the texts of `sets`: tokens of the same texts are alike.
+
+    The matrix of texts and tokens, weighted with (1 + log tf) idf and each text of length 1, is
+    factored by a truncated singular value decomposition of at most `width` values; a token is its
+    right singular vector, times the square roots of the singular values, turned at random so that
+    each of the `width` dimensions has its share. No token: `tokens_M` is empty.
+
+    Source: Deerwester et al. 1990, "Indexing by latent semantic analysis"; the square root as in
+        Levy, Goldberg and Dagan 2015, "Improving distributional similarity", section 3.3.
+    """
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    tokens, offsets = _some_texts(sets)
+    found, columns = np.unique(tokens, return_inverse=True)
+    ones = np.ones(len(tokens), np.float32)
+    counts = csr_matrix((ones, columns, offsets), shape=(len(offsets) - 1, len(found)))
+    counts.sum_duplicates()
+    kept = np.bincount(counts.indices, minlength=len(found)) >= IN_TEXTS
+    num_values = min(width, counts.shape[0], int(kept.sum()))
+    if num_values < 1:
+        return LatentVectors(np.empty(0, np.int64), np.empty((0, width), np.float32))
+    weighted = TfidfTransformer(sublinear_tf=True).fit_transform(counts[:, kept])
+    svd = TruncatedSVD(num_values, n_iter=_ITERATIONS, random_state=_SEED)
+    svd.fit(weighted)
+    vectors = svd.components_.T * np.sqrt(svd.singular_values_)
+    square = np.random.default_rng(_SEED).normal(size=(width, width))
+    rotation = np.linalg.qr(square)[0]
+    turned = vectors @ rotation[:num_values]
+    return LatentVectors(found[kept].astype(np.int64), turned.astype(np.float32))
+
+
+def _some_texts(sets: list[TokenSet]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tokens and offsets of at most `MOST_TEXTS` texts; of rows of several, each is a text."""
+    total = sum(len(of_set.offsets) - 1 for of_set in sets)
+    every = max(1, -(-total // MOST_TEXTS))
+    parts, lengths = [], []
+    for of_set in sets:
+        for i in range(0, len(of_set.offsets) - 1, every):
+            start, end = of_set.offsets[i : i + 2]
+            parts.append(np.asarray(of_set.tokens[start:end], np.int64))
+            lengths.append(end - start)
+    tokens = np.concatenate([np.empty(0, np.int64), *parts])
+    return tokens, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+@torch.no_grad()
+def begin_with(table: Tensor, latent: LatentVectors) -> None:
+    """Put the vectors into their rows of an embedding [V, D], as widely spread as it is drawn."""
+    if not len(latent.tokens_M):
+        return
+    vectors_MD = torch.from_numpy(latent.vectors_MD).to(table.device)
+    scale = table.std() / vectors_MD.square().mean().sqrt().clamp(min=1e-12)
+    table[torch.from_numpy(latent.tokens_M).to(table.device)] = vectors_MD * scale
