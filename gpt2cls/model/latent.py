@@ -37,27 +37,34 @@ def latent_vectors(sets: list[TokenSet], width: int) -> LatentVectors:
     Source: Deerwester et al. 1990, "Indexing by latent semantic analysis"; the square root as in
         Levy, Goldberg and Dagan 2015, "Improving distributional similarity", section 3.3.
     """
-    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfTransformer
-
     tokens, offsets = _some_texts(sets)
     found, columns = np.unique(tokens, return_inverse=True)
-    ones = np.ones(len(tokens), np.float32)
-    counts = csr_matrix((ones, columns, offsets), shape=(len(offsets) - 1, len(found)))
-    counts.sum_duplicates()
-    kept = np.bincount(counts.indices, minlength=len(found)) >= IN_TEXTS
-    num_values = min(width, counts.shape[0], int(kept.sum()))
-    if num_values < 1:
+    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    cells, counts = np.unique(rows * max(len(found), 1) + columns, return_counts=True)
+    rows, columns = np.divmod(cells, max(len(found), 1))
+    in_texts = np.bincount(columns, minlength=len(found))
+    is_kept = in_texts[columns] >= IN_TEXTS
+    kept = np.flatnonzero(in_texts >= IN_TEXTS)
+    shape = (len(offsets) - 1, len(kept))
+    num_values = min(width, *shape)
+    if num_values == 0:
         return LatentVectors(np.empty(0, np.int64), np.empty((0, width), np.float32))
-    weighted = TfidfTransformer(sublinear_tf=True).fit_transform(counts[:, kept])
-    svd = TruncatedSVD(num_values, n_iter=_ITERATIONS, random_state=_SEED)
-    svd.fit(weighted)
-    vectors = svd.components_.T * np.sqrt(svd.singular_values_)
-    square = np.random.default_rng(_SEED).normal(size=(width, width))
-    rotation = np.linalg.qr(square)[0]
-    turned = vectors @ rotation[:num_values]
-    return LatentVectors(found[kept].astype(np.int64), turned.astype(np.float32))
+    idf = np.log(shape[0] / in_texts) + 1
+    weights = ((1 + np.log(counts)) * idf[columns])[is_kept]
+    rows, columns = rows[is_kept], np.searchsorted(kept, columns[is_kept])
+    weights /= np.sqrt(np.bincount(rows, weights**2))[rows]
+    matrix = torch.sparse_coo_tensor(
+        torch.from_numpy(np.stack([rows, columns])),
+        torch.from_numpy(weights.astype(np.float32)),
+        shape,
+        check_invariants=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        _, values, vectors = torch.svd_lowrank(matrix, q=num_values, niter=_ITERATIONS)
+        rotation = torch.linalg.qr(torch.randn(width, width))[0]
+    turned = (vectors * values.sqrt()) @ rotation[:num_values]
+    return LatentVectors(found[kept], turned.numpy())
 
 
 def _some_texts(sets: list[TokenSet]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
