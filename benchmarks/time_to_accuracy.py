@@ -4,12 +4,12 @@
     python benchmarks/time_to_accuracy.py [--seeds 3] [--only ag_news]
 
 Both sides train a shape S from the same random weights on the same rows with the same batch size,
-learning rate, dropout, pooling (the last token, but for one side) and precision (what `train.precision: auto` picks
-here). The Trainer is at its best (rows grouped by length, fused AdamW), makes three epochs and
-measures nothing on its way. Ours measures the test rows four times per epoch; the clock stops at
-the first value that is not below the median of the accuracies that the Trainer ended with. Two
-times are given: of training alone, and with all that was measured until then. Both include the
-reading of weights and tokens; of the Trainer only its training is timed.
+learning rate, dropout, pooling (the last token, but for one side) and precision (what
+`train.precision: auto` picks here). The Trainer is at its best (rows grouped by length, fused
+AdamW), makes three epochs and measures nothing on its way. Ours measures the test rows four times
+per epoch; the clock stops at the first value that is not below the median of the accuracies that
+the Trainer ended with. Two times are given: of training alone, and with all that was measured until
+then. Both include the reading of weights and tokens; of the Trainer only its training is timed.
 
 Ours is run exactly as the Trainer; with a rate of its own for the token embedding
 (`train.embedding_lr`) and fewer epochs, one on AG News, two on BBC News; and with an embedding that
