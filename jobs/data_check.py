@@ -27,6 +27,7 @@ def run_data_check(
     from gpt2cls.data.objects import with_local_files
     from gpt2cls.data.prepare import prepare
     from gpt2cls.data.tokenizer_source import get_tokenizer
+    from jobs.inputs import texts_read
 
     data = with_local_files(data, surroundings.home.cache)
     prepared = prepare(data, base_dir=base_dir, seed=seed)
@@ -34,7 +35,7 @@ def run_data_check(
     cache = surroundings.home.cache
     tokenizer = get_tokenizer(
         model,
-        prepared.train,
+        texts_read(model, prepared),
         cache_dir=cache,
         base_dir=base_dir,
         special_tokens=data.special_tokens,

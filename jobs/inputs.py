@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from cluster.home import Surroundings
+from gpt2cls.config import ModelConfig
 from gpt2cls.data.encode import encode_split
 from gpt2cls.data.prepare import Prepared
+from gpt2cls.data.tasks import Split, joined
 from gpt2cls.data.tokenizer import TextTokenizer
 from gpt2cls.data.tokenizer_source import get_tokenizer
 from gpt2cls.training.payload import RankPayload
@@ -16,14 +18,21 @@ from jobs.spec import FinetuneJob, SweepJob
 def tokenizer_of(
     job: FinetuneJob | SweepJob, prepared: Prepared, surroundings: Surroundings, base_dir: Path
 ) -> TextTokenizer:
-    """The tokenizer that a job names, read or trained; cached."""
+    """The tokenizer that a job names, read or trained on the texts that it reads; cached."""
     return get_tokenizer(
         job.model,
-        prepared.train,
+        texts_read(job.model, prepared),
         cache_dir=surroundings.home.cache,
         base_dir=base_dir,
         special_tokens=job.data.special_tokens,
     )
+
+
+def texts_read(model: ModelConfig, prepared: Prepared) -> Split:
+    """The training rows whose texts the model reads, whether or not it reads their labels."""
+    if model.embedding_init == "random" or prepared.unlabelled is None:
+        return prepared.train
+    return joined(prepared.train, prepared.unlabelled)
 
 
 def tokens_of(
@@ -35,7 +44,7 @@ def tokens_of(
     """The folder with the tokens of each split; cached. Of `unlabelled` too, where it is read."""
     cache_dir, max_length = surroundings.home.cache, job.data.max_length
     splits = prepared.splits
-    if job.model.embedding_init == "lsa" and prepared.unlabelled is not None:
+    if job.model.embedding_init != "random" and prepared.unlabelled is not None:
         splits["unlabelled"] = prepared.unlabelled
     return {
         name: encode_split(

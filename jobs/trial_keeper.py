@@ -137,9 +137,8 @@ class TrialKeeper:
             local = with_tuned(job, Path(self.local.model.backbone))
         else:
             local = fetched(job, attempt.surroundings, attempt.base_dir)
-        if job.model.tokenizer != self.job.model.tokenizer or (
-            job.model.backbone != self.job.model.backbone
-        ):
+        deciding = ("tokenizer", "backbone", "embedding_init")
+        if any(getattr(job.model, f) != getattr(self.job.model, f) for f in deciding):
             tokenizer = tokenizer_of(local, ready.prepared, attempt.surroundings, attempt.base_dir)
         payload = payload_of(
             local,
