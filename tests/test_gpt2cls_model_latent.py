@@ -75,6 +75,7 @@ def test_of_many_texts_evenly_spaced_ones_are_read(monkeypatch):
     texts = [[i % 5 + 20 * (i % 3 == 0), 7] for i in range(300)]
     found = latent_vectors([token_set(*texts)], 4)
     expected = latent_vectors([token_set(*texts[::3])], 4)
+    assert found.num_texts == expected.num_texts == 100
     assert np.array_equal(found.tokens_M, expected.tokens_M) and 7 in found.tokens_M
     assert np.array_equal(found.vectors_MD, expected.vectors_MD)
 
@@ -88,7 +89,7 @@ def test_the_rows_are_as_widely_spread_as_they_were_drawn_and_the_others_stay():
     assert table[rows].square().mean().sqrt().item() == pytest.approx(before.std().item(), rel=1e-4)
     others = torch.ones(30, dtype=torch.bool).index_fill(0, rows, False)
     assert torch.equal(table[others], before[others])
-    begin_with(before, LatentVectors(np.empty(0, np.int64), np.empty((0, 16), np.float32)))
+    begin_with(before, LatentVectors(0, np.empty(0, np.int64), np.empty((0, 16), np.float32)))
     assert torch.equal(table[others], before[others])
 
 
@@ -133,6 +134,8 @@ def test_what_a_label_says_of_a_word_holds_for_its_neighbours_in_texts_without(
     few_labels, tmp_path
 ):
     assert accuracy_after(few_labels, tmp_path / "lsa") > 0.9
+    (note,) = events_of(tmp_path / "lsa", "note")
+    assert note["text"].endswith("tokens begin with what 312 texts say of them")
     assert accuracy_after(few_labels, tmp_path / "labelled", unlabelled_tokens=None) < 0.8
     assert accuracy_after(few_labels, tmp_path / "random", model={"embedding_init": "random"}) < 0.8
 

@@ -22,6 +22,8 @@ _SEED = 0x6C7361
 class LatentVectors:
     """One vector for each of M tokens."""
 
+    num_texts: int
+    """That were read."""
     tokens_M: NDArray[np.int64]
     vectors_MD: NDArray[np.float32]
 
@@ -48,7 +50,7 @@ def latent_vectors(sets: list[TokenSet], width: int) -> LatentVectors:
     shape = (len(offsets) - 1, len(kept))
     num_values = min(width, *shape)
     if num_values == 0:
-        return LatentVectors(np.empty(0, np.int64), np.empty((0, width), np.float32))
+        return LatentVectors(shape[0], np.empty(0, np.int64), np.empty((0, width), np.float32))
     idf = np.log(shape[0] / in_texts) + 1
     weights = ((1 + np.log(counts)) * idf[columns])[is_kept]
     rows, columns = rows[is_kept], np.searchsorted(kept, columns[is_kept])
@@ -64,7 +66,7 @@ def latent_vectors(sets: list[TokenSet], width: int) -> LatentVectors:
         _, values, vectors = torch.svd_lowrank(matrix, q=num_values, niter=_ITERATIONS)
         rotation = torch.linalg.qr(torch.randn(width, width))[0]
     turned = (vectors * values.sqrt()) @ rotation[:num_values]
-    return LatentVectors(found[kept], turned.numpy())
+    return LatentVectors(shape[0], found[kept], turned.numpy())
 
 
 def _some_texts(sets: list[TokenSet]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -40,6 +40,9 @@ def learn_labels(
     """
     config, task = payload.train, Task.from_json(payload.task)
     model = new_model(payload, task, ranks)
+    notes = _notes(model, payload.model, task)
+    if payload.model.embedding_init == "lsa" and ranks.is_first:  # the others get its weights
+        notes = (*notes, _begin_with_texts(model, payload))
     budget = TokenBudget.for_device(
         ranks.device, model.backbone.width, payload.tokens_per_micro_batch, precision
     )
@@ -68,7 +71,7 @@ def learn_labels(
         data_of_step=phases.data_of_step,
         loss_sum=loss_sum,
         evaluate=phases.evaluate,
-        notes=_notes(model, payload.model, task),
+        notes=notes,
     )
 
 
@@ -104,11 +107,19 @@ def new_model(payload: RankPayload, task: Task, ranks: Ranks) -> Classifier:
         base_dir=payload.base_dir,
         label_counts_C=_label_counts(payload, task),
     )
-    if payload.model.embedding_init == "lsa" and ranks.is_first:  # the others get its weights
-        paths = [payload.train_tokens, payload.unlabelled_tokens]
-        texts = [open_tokens(path) for path in paths if path is not None]
-        begin_with(token_table(model), latent_vectors(texts, model.backbone.width))
     return model.to(ranks.device)
+
+
+def _begin_with_texts(model: Classifier, payload: RankPayload) -> str:
+    """Give the token embedding what the texts say; a sentence on it."""
+    paths = [payload.train_tokens, payload.unlabelled_tokens]
+    sets = [open_tokens(path) for path in paths if path is not None]
+    latent = latent_vectors(sets, model.backbone.width)
+    begin_with(token_table(model), latent)
+    return (
+        f"model.embedding_init = lsa: {len(latent.tokens_M):,} of {payload.vocab_size:,} tokens "
+        f"begin with what {latent.num_texts:,} texts say of them"
+    )
 
 
 def _label_counts(payload: RankPayload, task: Task) -> NDArray[np.int64] | None:
