@@ -155,10 +155,18 @@ _NUMBER_OF_LABELS = {
     "2,000": {"data.labelled": 2000, "train.epochs": 4, **_LONGER},
     "all": {"data.labelled": None, "train.epochs": 2, **_LONGER},
 }
-_RANDOM: Settings = {"model.backbone": "gpt2-mini", "train.embedding_lr": None}
+_RANDOM: Settings = {
+    "model.backbone": "gpt2-mini",
+    "model.embedding_init": "random",
+    "train.embedding_lr": None,
+}
+_FASTER: Settings = {"train.embedding_lr": 8e-3}
 _BACKBONES = {
     "random weights": Row(_RANDOM),
-    "random weights, embedding_lr 8e-3": Row({**_RANDOM, "train.embedding_lr": 8e-3}),
+    "random weights, embedding_lr 8e-3": Row({**_RANDOM, **_FASTER}),
+    "the same, and LSA of all 13,521 texts": Row(
+        {**_RANDOM, **_FASTER, "model.embedding_init": "lsa"}
+    ),
     "pre-trained": Row({"model.backbone": LANGUAGE}),
     "pre-trained, then tuned on AG News' texts": Row({"model.backbone": TUNED}),
 }
