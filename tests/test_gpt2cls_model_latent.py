@@ -70,8 +70,9 @@ def test_a_token_of_one_text_has_no_vector_and_too_few_texts_have_none():
         assert len(latent_vectors([token_set(*texts)], 8).tokens_M) == 0
 
 
-def test_of_many_texts_evenly_spaced_ones_are_read(monkeypatch):
-    monkeypatch.setattr(latent, "MOST_TEXTS", 100)
+@pytest.mark.parametrize(("limit", "value"), [("MOST_TEXTS", 100), ("MOST_TOKENS", 200)])
+def test_of_many_texts_evenly_spaced_ones_are_read(limit, value, monkeypatch):
+    monkeypatch.setattr(latent, limit, value)
     texts = [[i % 5 + 20 * (i % 3 == 0), 7] for i in range(300)]
     found = latent_vectors([token_set(*texts)], 4)
     expected = latent_vectors([token_set(*texts[::3])], 4)

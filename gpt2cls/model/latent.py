@@ -9,8 +9,8 @@ from torch import Tensor
 
 from gpt2cls.data.encode import TokenSet
 
-MOST_TEXTS = 20_000
-"""Evenly spaced ones of more are read: the vectors hardly change, the time would go on to grow."""
+MOST_TEXTS, MOST_TOKENS = 20_000, 10_000_000
+"""Of more, evenly spaced texts are read: time and memory would go on to grow."""
 IN_TEXTS = 2
 """A token of one text alone would only stand for that text."""
 _ITERATIONS = 2
@@ -70,9 +70,10 @@ def latent_vectors(sets: list[TokenSet], width: int) -> LatentVectors:
 
 
 def _some_texts(sets: list[TokenSet]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tokens and offsets of at most `MOST_TEXTS` texts; of rows of several, each is a text."""
-    total = sum(len(of_set.offsets) - 1 for of_set in sets)
-    every = max(1, -(-total // MOST_TEXTS))
+    """Tokens and offsets of the texts that are read; of rows of several, each is a text."""
+    num_texts = sum(len(of_set.offsets) - 1 for of_set in sets)
+    num_tokens = sum(int(of_set.offsets[-1]) for of_set in sets)
+    every = max(1, -(-num_texts // MOST_TEXTS), -(-num_tokens // MOST_TOKENS))
     parts, lengths = [], []
     for of_set in sets:
         for i in range(0, len(of_set.offsets) - 1, every):
